@@ -1,0 +1,23 @@
+import { defineConfig } from "vitest/config";
+
+/**
+ * One configuration, run inside the runtime that each part targets (scripts/test.ts): the agent and the simulator under Bun, the
+ * coordinator under Deno, shared/ under both.
+ */
+const inDeno = "Deno" in globalThis;
+
+export default defineConfig({
+  test: {
+    include: inDeno
+      ? ["test/unit/shared/**/*.test.ts", "test/unit/coordinator/**/*.test.ts", "test/golden/**/*.test.ts"]
+      : [
+          "test/unit/shared/**/*.test.ts",
+          "test/unit/agent/**/*.test.ts",
+          "test/golden/**/*.test.ts",
+          "test/sim/**/*.test.ts",
+          "test/*.test.ts",
+        ],
+    pool: "forks",
+    testTimeout: 20_000,
+  },
+});
