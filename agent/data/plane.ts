@@ -1,0 +1,138 @@
+/**
+ * The contract of the data path: what the control thread tells the data worker, and what the worker reports.
+ *
+ * The data path is the one place that is not built of actions: it seals, opens, and moves bytes at line rate in its own worker
+ * (ARCHITECTURE.md, "The data path"). It decides nothing. Control hands it tables (peers, keys, selected path) and gets reports.
+ *
+ * A **leg** is one way for a sealed frame to leave this machine: a UDP socket, the SSH connection, the relay WebSocket. Legs are
+ * small numbers that control chooses. UDP legs live in the worker; frames for a relay leg are handed back to control in batches.
+ */
+import type { Instant } from "../../shared/time.ts";
+
+/** A peer as the data path knows it: a small number chosen by control, never reused while the agent runs. */
+export type PeerSlot = number;
+export type Leg = number;
+
+/** Legs from here on are relays: their frames go to control as `relay_frames` instead of to a UDP socket. */
+export const FIRST_RELAY_LEG = 1_000_000;
+
+/** Where a frame goes: a leg, and on a UDP leg the packed remote address (shared/address.ts). */
+export interface PathRef {
+  readonly leg: Leg;
+  readonly to: Uint8Array;
+}
+
+/** Keys of one epoch of a session, as the handshake derived them. */
+export interface EpochKeys {
+  /** Our receiver index: in the header of every frame that comes in under these keys. */
+  readonly localIndex: number;
+  /** The peer's receiver index. */
+  readonly remoteIndex: number;
+  readonly sendKey: Uint8Array;
+  readonly receiveKey: Uint8Array;
+}
+
+export type PlaneCommand =
+  /** Installs an epoch. It receives at once; it sends once `active`, which is at once for the side that initiated (PROTOCOL.md, "Epochs"). */
+  | { readonly type: "install_epoch"; readonly peer: PeerSlot; readonly keys: EpochKeys; readonly active: boolean }
+  /** From here on frames to this peer are sealed with this epoch; older ones still open until dropped. */
+  | { readonly type: "activate_epoch"; readonly peer: PeerSlot; readonly localIndex: number }
+  | { readonly type: "drop_epoch"; readonly peer: PeerSlot; readonly localIndex: number }
+  /** The path that carries this peer's IP packets. Undefined: none; packets are reported as `wanted` and the newest few are kept. */
+  | { readonly type: "select_path"; readonly peer: PeerSlot; readonly path: PathRef | undefined; readonly mtu: number }
+  /** Seal one control frame and send it along a path that need not be the selected one. */
+  | { readonly type: "send_control"; readonly peer: PeerSlot; readonly path: PathRef; readonly body: Uint8Array }
+  /** Send bytes as they are: STUN, handshake. */
+  | { readonly type: "send_datagram"; readonly path: PathRef; readonly bytes: Uint8Array }
+  /** Bytes that came in on a relay leg. */
+  | { readonly type: "receive_frame"; readonly leg: Leg; readonly from: Uint8Array; readonly bytes: Uint8Array }
+  /** The mesh addresses (16 bytes each, IPv4-mapped for IPv4) that are this peer's: packets to them go there, packets from elsewhere are dropped. */
+  | { readonly type: "set_peer"; readonly peer: PeerSlot; readonly addresses: readonly Uint8Array[] }
+  | { readonly type: "remove_peer"; readonly peer: PeerSlot }
+  /** Ask for a `counters` report. */
+  | { readonly type: "read_counters" };
+
+export interface PeerCounters {
+  readonly peer: PeerSlot;
+  /** Bytes and IP packets of the overlay, not of the wire. */
+  readonly rxBytes: number;
+  readonly txBytes: number;
+  readonly rxPackets: number;
+  readonly txPackets: number;
+}
+
+export type PlaneReport =
+  /** A datagram that is not a sealed frame of a known session: STUN, handshake, or noise. */
+  | {
+      readonly type: "datagram";
+      readonly leg: Leg;
+      readonly from: Uint8Array;
+      readonly bytes: Uint8Array;
+      readonly at: Instant;
+    }
+  /** An authenticated control frame. `localIndex` names the epoch that it came in under. */
+  | {
+      readonly type: "control";
+      readonly peer: PeerSlot;
+      readonly leg: Leg;
+      readonly from: Uint8Array;
+      readonly localIndex: number;
+      readonly body: Uint8Array;
+      readonly at: Instant;
+    }
+  /** First authenticated frame of any type under an epoch that is not active yet: the peer has the keys. */
+  | { readonly type: "epoch_confirmed"; readonly peer: PeerSlot; readonly localIndex: number; readonly at: Instant }
+  /** An IP packet wants to go to a peer without an active epoch or a path. At most one each second per peer. */
+  | { readonly type: "wanted"; readonly peer: PeerSlot; readonly at: Instant }
+  /** Data moved since the last report, at most every 100 ms per peer: sent, received, or both, and along which path it came. */
+  | {
+      readonly type: "activity";
+      readonly peer: PeerSlot;
+      readonly sent: number;
+      readonly received: number;
+      readonly leg: Leg;
+      readonly from: Uint8Array;
+      readonly at: Instant;
+    }
+  /** The active epoch has sealed as many frames as it may; control must rekey. */
+  | { readonly type: "epoch_exhausted"; readonly peer: PeerSlot; readonly localIndex: number; readonly at: Instant }
+  /** The kernel refused a send on a path. */
+  | {
+      readonly type: "send_failed";
+      readonly leg: Leg;
+      readonly to: Uint8Array;
+      readonly errno: number;
+      readonly at: Instant;
+    }
+  /** Sealed frames for a relay leg, in order. */
+  | {
+      readonly type: "relay_frames";
+      readonly leg: Leg;
+      readonly to: Uint8Array;
+      readonly frames: readonly Uint8Array[];
+    }
+  | {
+      readonly type: "counters";
+      readonly peers: readonly PeerCounters[];
+      readonly drops: Readonly<Record<string, number>>;
+    };
+
+/** What the data path needs of the world. Bytes are borrowed: valid only during the call. */
+export interface PlaneIo {
+  /** Sends one datagram on a UDP leg. Returns 0 or the errno. */
+  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array): number;
+  /** Hands one IP packet to the machine's network stack (TUN). */
+  deliver(packet: Uint8Array): void;
+  report(report: PlaneReport): void;
+}
+
+/** The data path itself, a synchronous machine: the worker drives it on real sockets, the simulator in virtual time. */
+export interface Plane {
+  handleCommand(command: PlaneCommand, now: Instant): void;
+  /** A datagram arrived on a UDP leg. */
+  handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void;
+  /** An IP packet came out of the TUN device. */
+  handlePacket(packet: Uint8Array, now: Instant): void;
+  handleTimeout(now: Instant): void;
+  deadline(): Instant | undefined;
+}
