@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { createHmac } from "node:crypto";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   decodeStun,
