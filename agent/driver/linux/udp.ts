@@ -1,0 +1,131 @@
+/**
+ * One UDP socket of the kernel: opened, asked for its port, sent and received on without blocking and without allocating.
+ *
+ * Failures to open are exceptions with words for people; failures to send or receive are error numbers, because the data path meets
+ * them at line rate. The error queue is not read: ICMP errors do not surface on unconnected sockets, silence is what we measure.
+ */
+import { ipBytes, PACKED_ADDRESS_BYTES, unpackAddress, type TransportAddress } from "../../../shared/address.ts";
+import { EAFNOSUPPORT, EINVAL, EIO, errnoText } from "./errno.ts";
+import * as c from "./libc.ts";
+import { type AddressFamily, decodeSockaddr, encodeSockaddr, SOCKADDR_BYTES } from "./sockaddr.ts";
+
+/**
+ * Asked-for size of the socket buffers: 20 ms of 1.6 Gbit/s. The forced variant needs CAP_NET_ADMIN; the plain one is cut to
+ * net.core.rmem_max.
+ */
+const SOCKET_BUFFER_BYTES = 4 * 1024 * 1024;
+
+export interface UdpSocketOptions {
+  readonly family: AddressFamily;
+  /** Canonical ip to bind to. Default: any address of the family. */
+  readonly address?: string | undefined;
+  /** 0: the kernel chooses. */
+  readonly port: number;
+}
+
+/** A system call failed: what, and the error number. */
+export class SystemError extends Error {
+  readonly errno: number;
+  constructor(what: string, errno: number) {
+    super(`${what}: ${errnoText(errno)}`);
+    this.name = "SystemError";
+    this.errno = errno;
+  }
+}
+
+export class UdpSocket {
+  readonly family: AddressFamily;
+  readonly fd: number;
+  readonly local: TransportAddress;
+  readonly #libc: c.Libc;
+  readonly #sockaddr = new Uint8Array(SOCKADDR_BYTES);
+  readonly #sockaddrLength = new Uint32Array(1);
+
+  private constructor(libc: c.Libc, family: AddressFamily, fd: number, local: TransportAddress) {
+    this.#libc = libc;
+    this.family = family;
+    this.fd = fd;
+    this.local = local;
+  }
+
+  /** Throws a SystemError whose message can be shown as it is. */
+  static open(options: UdpSocketOptions): UdpSocket {
+    const libc = c.libc();
+    const { family, port } = options;
+    const ip = options.address ?? (family === 4 ? "0.0.0.0" : "::");
+    const what = `Cannot bind UDP port ${port} on ${ip}`;
+    const domain = family === 4 ? c.AF_INET : c.AF_INET6;
+    const fd = libc.socket(domain, c.SOCK_DGRAM | c.SOCK_NONBLOCK | c.SOCK_CLOEXEC, 0);
+    if (fd < 0) throw new SystemError(`Cannot open an IPv${family} UDP socket`, libc.errno());
+    try {
+      const packed = new Uint8Array(PACKED_ADDRESS_BYTES);
+      packed.set(ipBytes(ip));
+      packed[16] = port >> 8;
+      packed[17] = port & 0xff;
+      const sockaddr = new Uint8Array(SOCKADDR_BYTES);
+      const length = encodeSockaddr(packed, family, sockaddr);
+      if (length === 0) throw new SystemError(what, EAFNOSUPPORT);
+      setOptions(libc, fd, family);
+      if (libc.bind(fd, sockaddr, length) < 0) throw new SystemError(what, libc.errno());
+      const local = localAddress(libc, fd);
+      if (local === undefined) throw new SystemError(what, EINVAL);
+      return new UdpSocket(libc, family, fd, local);
+    } catch (error) {
+      libc.close(fd);
+      throw error;
+    }
+  }
+
+  /** Sends one datagram to a packed address. Returns 0 or the error number, EAGAIN when the send buffer is full. */
+  send(to: Uint8Array, bytes: Uint8Array): number {
+    const length = encodeSockaddr(to, this.family, this.#sockaddr);
+    if (length === 0) return EAFNOSUPPORT;
+    const sent = this.#libc.sendto(this.fd, bytes, bytes.length, c.MSG_DONTWAIT, this.#sockaddr, length);
+    return sent < 0 ? this.#libc.errno() || EIO : 0;
+  }
+
+  /**
+   * Receives one datagram into `buffer` and its sender into `from` (packed). Returns its length, or minus the error number: -EAGAIN
+   * when none waits.
+   */
+  receive(buffer: Uint8Array, from: Uint8Array): number {
+    this.#sockaddrLength[0] = SOCKADDR_BYTES;
+    const length = this.#libc.recvfrom(
+      this.fd,
+      buffer,
+      buffer.length,
+      c.MSG_DONTWAIT,
+      this.#sockaddr,
+      this.#sockaddrLength,
+    );
+    if (length < 0) return -(this.#libc.errno() || EIO);
+    return decodeSockaddr(this.#sockaddr, from) ? length : -EAFNOSUPPORT;
+  }
+
+  close(): void {
+    this.#libc.close(this.fd);
+  }
+}
+
+/** The address a socket is bound to. */
+export function localAddress(libc: c.Libc, fd: number): TransportAddress | undefined {
+  const sockaddr = new Uint8Array(SOCKADDR_BYTES);
+  const packed = new Uint8Array(PACKED_ADDRESS_BYTES);
+  if (libc.getsockname(fd, sockaddr, Uint32Array.of(SOCKADDR_BYTES)) < 0) return undefined;
+  return decodeSockaddr(sockaddr, packed) ? unpackAddress(packed) : undefined;
+}
+
+/** Options that make a socket better, and without which it still works: their failure is not ours. */
+function setOptions(libc: c.Libc, fd: number, family: AddressFamily): void {
+  const set = (level: number, name: number, value: number): boolean =>
+    libc.setsockopt(fd, level, name, Int32Array.of(value), 4) === 0;
+  if (!set(c.SOL_SOCKET, c.SO_RCVBUFFORCE, SOCKET_BUFFER_BYTES)) set(c.SOL_SOCKET, c.SO_RCVBUF, SOCKET_BUFFER_BYTES);
+  if (!set(c.SOL_SOCKET, c.SO_SNDBUFFORCE, SOCKET_BUFFER_BYTES)) set(c.SOL_SOCKET, c.SO_SNDBUF, SOCKET_BUFFER_BYTES);
+  if (family === 6) {
+    // IPv4 has sockets of its own: a dual-stack one would show IPv4 peers at mapped addresses and share its port.
+    set(c.IPPROTO_IPV6, c.IPV6_V6ONLY, 1);
+    set(c.IPPROTO_IPV6, c.IPV6_MTU_DISCOVER, c.PMTUDISC_WANT);
+  } else {
+    set(c.IPPROTO_IP, c.IP_MTU_DISCOVER, c.PMTUDISC_WANT);
+  }
+}
