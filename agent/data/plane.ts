@@ -7,6 +7,7 @@
  * A **leg** is one way for a sealed frame to leave this machine: a UDP socket, the SSH connection, the relay WebSocket. Legs are
  * small numbers that control chooses. UDP legs live in the worker; frames for a relay leg are handed back to control in batches.
  */
+import type { EpochKeys } from "../../shared/session/peer_session.ts";
 import type { Instant } from "../../shared/time.ts";
 
 /** A peer as the data path knows it: a small number chosen by control, never reused while the agent runs. */
@@ -20,16 +21,6 @@ export const FIRST_RELAY_LEG = 1_000_000;
 export interface PathRef {
   readonly leg: Leg;
   readonly to: Uint8Array;
-}
-
-/** Keys of one epoch of a session, as the handshake derived them. */
-export interface EpochKeys {
-  /** Our receiver index: in the header of every frame that comes in under these keys. */
-  readonly localIndex: number;
-  /** The peer's receiver index. */
-  readonly remoteIndex: number;
-  readonly sendKey: Uint8Array;
-  readonly receiveKey: Uint8Array;
 }
 
 export type PlaneCommand =

@@ -2,9 +2,8 @@
  * The Noise handshake (Noise Protocol Framework, revision 34) with 25519, AESGCM and SHA256: patterns IK (agent to agent) and XX
  * (agent to coordinator). Takes keys as arguments, makes no randomness.
  *
- * A handshake object is consumed by its messages in order. A message that fails to authenticate spoils the object: the caller
- * drops it, since the transcript hash has already moved. Callers keep a responder's state only after success, so a forged message
- * costs them nothing that lasts.
+ * A handshake object is consumed by its messages in order. A message that fails to authenticate leaves it as it was, so that a
+ * forged answer cannot spoil a handshake whose genuine answer is still on its way.
  */
 import { concatBytes, utf8 } from "../bytes.ts";
 import {
@@ -122,9 +121,27 @@ export class NoiseHandshake {
     return concatBytes(...parts);
   }
 
-  /** The payload, or undefined when the message is not authentic; the object is then of no more use. */
+  /** The payload, or undefined when the message is not authentic; the object is then as it was before. */
   readMessage(message: Uint8Array): Uint8Array | undefined {
     if (this.isComplete || this.isOurTurn) return undefined;
+    const before = [
+      this.#hash,
+      this.#chainingKey,
+      this.#key,
+      this.#nonce,
+      this.#remoteStatic,
+      this.#remoteEphemeral,
+    ] as const;
+    const payload = this.#readTokens(message);
+    if (payload === undefined) {
+      [this.#hash, this.#chainingKey, this.#key, this.#nonce, this.#remoteStatic, this.#remoteEphemeral] = before;
+    } else {
+      this.#next++;
+    }
+    return payload;
+  }
+
+  #readTokens(message: Uint8Array): Uint8Array | undefined {
     let at = 0;
     const take = (length: number): Uint8Array | undefined => {
       const part = message.slice(at, at + length);
@@ -145,9 +162,7 @@ export class NoiseHandshake {
         return undefined;
       }
     }
-    const payload = this.#decryptAndHash(message.subarray(at));
-    if (payload !== undefined) this.#next++;
-    return payload;
+    return this.#decryptAndHash(message.subarray(at));
   }
 
   /** Transport keys (Noise §5.2 Split). Only after the last message. */

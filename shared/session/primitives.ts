@@ -33,7 +33,7 @@ const publicKey = (prefix: Buffer, raw: Uint8Array): KeyObject =>
 const privateKey = (prefix: Buffer, raw: Uint8Array): KeyObject =>
   createPrivateKey({ key: Buffer.concat([prefix, raw]), format: "der", type: "pkcs8" });
 const rawPublic = (key: KeyObject): Uint8Array =>
-  new Uint8Array(createPublicKey(key as unknown as string).export({ format: "der", type: "spki" })).slice(-KEY_BYTES);
+  new Uint8Array(createPublicKey(key).export({ format: "der", type: "spki" })).slice(-KEY_BYTES);
 
 /** An X25519 private key (RFC 7748) with its public half. */
 export class X25519Key {

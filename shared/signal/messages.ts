@@ -7,7 +7,7 @@
 import * as v from "valibot";
 import { parseTransportAddress } from "../address.ts";
 import { fromBase64, toBase64, utf8, utf8Text } from "../bytes.ts";
-import { isPeerId } from "../session/identity.ts";
+import { isPeerId, type PeerId } from "../session/identity.ts";
 
 export const PROTOCOL_VERSION = 1;
 
@@ -24,7 +24,7 @@ const PeerIdText = v.pipe(
   v.string(),
   v.length(26),
   v.check((text) => isPeerId(text)),
-  v.transform((text) => text as import("../session/identity.ts").PeerId),
+  v.transform((text) => text as PeerId),
 );
 const Base64 = (maximum: number) =>
   v.pipe(
@@ -163,7 +163,7 @@ function toJson(_key: string, value: unknown): unknown {
   return value;
 }
 
-export const encodeMessage = (message: AgentMessage | CoordinatorMessage | Hello): Uint8Array =>
+export const encodeMessage = (message: Readonly<AgentMessage | CoordinatorMessage | Hello>): Uint8Array =>
   utf8(JSON.stringify(message, toJson));
 
 function decode<TSchema extends v.GenericSchema>(

@@ -6,6 +6,7 @@ import { AgentChannel, CoordinatorChannel } from "../../../shared/signal/channel
 import {
   decodeAgentMessage,
   decodeCoordinatorMessage,
+  type CoordinatorMessage,
   encodeMessage,
   type Hello,
 } from "../../../shared/signal/messages.ts";
@@ -26,7 +27,7 @@ test("agent and coordinator open a channel, prove their keys, and talk both ways
   const message = { type: "punch_request", peer: peerIdOf(identity.publicKey), round: 3 } as const;
   const opened = coordinator.handle(agent.seal(encodeMessage(message)));
   expect(opened.type === "message" && decodeAgentMessage(opened.plaintext)).toEqual(message);
-  const answer = { type: "observed", addresses: [{ ip: "2001:db8::1", port: 7 }] } as const;
+  const answer = { type: "observed", addresses: [{ ip: "2001:db8::1", port: 7 }] } satisfies CoordinatorMessage;
   const back = agent.handle(coordinator.seal(encodeMessage(answer)));
   expect(back.type === "message" && decodeCoordinatorMessage(back.plaintext)).toEqual(answer);
 });

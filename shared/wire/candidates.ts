@@ -1,0 +1,108 @@
+/**
+ * Candidates and the capabilities that travel with them: in the payload of a handshake, and in a control frame when they change.
+ *
+ *   candidate list   | generation 4 | NAT mapping 1 | NAT filtering 1 | NAT allocation 1 | flags 1 | count 1 | count x candidate |
+ *   candidate        | kind 1 (0 host, 1 server-reflexive, 2 port-mapped) | packed address 18 |
+ *
+ * A list with a higher generation replaces the earlier one whole.
+ */
+import { PACKED_ADDRESS_BYTES, packAddress, type TransportAddress, unpackAddress } from "../address.ts";
+import type { Reader, Writer } from "./cursor.ts";
+
+export type CandidateKind = "host" | "server-reflexive" | "port-mapped";
+const KINDS: readonly CandidateKind[] = ["host", "server-reflexive", "port-mapped"];
+
+/** RFC 4787 §4.1. `none`: no translation at all. */
+export type Mapping = "none" | "endpoint-independent" | "address-dependent" | "address-and-port-dependent";
+/** RFC 4787 §5. */
+export type Filtering = "endpoint-independent" | "address-dependent" | "address-and-port-dependent";
+/** How a NAT with dependent mapping picks ports. */
+export type Allocation = "preserving" | "sequential" | "block" | "random";
+
+const MAPPINGS: readonly (Mapping | undefined)[] = [
+  undefined,
+  "none",
+  "endpoint-independent",
+  "address-dependent",
+  "address-and-port-dependent",
+];
+const FILTERINGS: readonly (Filtering | undefined)[] = [
+  undefined,
+  "endpoint-independent",
+  "address-dependent",
+  "address-and-port-dependent",
+];
+const ALLOCATIONS: readonly (Allocation | undefined)[] = [undefined, "preserving", "sequential", "block", "random"];
+
+const FLAG_UDP_BLOCKED = 1;
+const FLAG_CERTAIN = 2;
+
+export const MAX_CANDIDATES = 24;
+
+export interface WireCandidate {
+  readonly kind: CandidateKind;
+  readonly address: TransportAddress;
+}
+
+/** What an agent knows of its own NAT: told to peers, so that both can say in words why there is no direct path. */
+export interface NatReport {
+  readonly mapping: Mapping | undefined;
+  readonly filtering: Filtering | undefined;
+  readonly allocation: Allocation | undefined;
+  /** Nothing came back on UDP at all. */
+  readonly udpBlocked: boolean;
+  readonly certain: boolean;
+}
+
+export const UNKNOWN_NAT: NatReport = {
+  mapping: undefined,
+  filtering: undefined,
+  allocation: undefined,
+  udpBlocked: false,
+  certain: false,
+};
+
+export interface CandidateList {
+  readonly generation: number;
+  readonly nat: NatReport;
+  readonly candidates: readonly WireCandidate[];
+}
+
+export function writeCandidates(writer: Writer, list: CandidateList): void {
+  const { nat } = list;
+  const candidates = list.candidates.slice(0, MAX_CANDIDATES);
+  writer
+    .u32(list.generation)
+    .u8(Math.max(0, MAPPINGS.indexOf(nat.mapping)))
+    .u8(Math.max(0, FILTERINGS.indexOf(nat.filtering)))
+    .u8(Math.max(0, ALLOCATIONS.indexOf(nat.allocation)))
+    .u8((nat.udpBlocked ? FLAG_UDP_BLOCKED : 0) | (nat.certain ? FLAG_CERTAIN : 0))
+    .u8(candidates.length);
+  for (const { kind, address } of candidates) writer.u8(KINDS.indexOf(kind)).bytes(packAddress(address));
+}
+
+/** Undefined when truncated or over the maximum. Candidates of unknown kinds are left out. */
+export function readCandidates(reader: Reader): CandidateList | undefined {
+  const generation = reader.u32();
+  const mapping = MAPPINGS[reader.u8()];
+  const filtering = FILTERINGS[reader.u8()];
+  const allocation = ALLOCATIONS[reader.u8()];
+  const flags = reader.u8();
+  const count = reader.u8();
+  if (reader.failed || count > MAX_CANDIDATES) return undefined;
+  const candidates: WireCandidate[] = [];
+  for (let i = 0; i < count; i++) {
+    const kind = KINDS[reader.u8()];
+    const address = reader.bytes(PACKED_ADDRESS_BYTES);
+    if (reader.failed) return undefined;
+    if (kind !== undefined) candidates.push({ kind, address: unpackAddress(address) });
+  }
+  const nat = {
+    mapping,
+    filtering,
+    allocation,
+    udpBlocked: (flags & FLAG_UDP_BLOCKED) !== 0,
+    certain: (flags & FLAG_CERTAIN) !== 0,
+  };
+  return { generation, nat, candidates };
+}

@@ -1,0 +1,107 @@
+/**
+ * Control messages: the body of a control frame (frame.ts), always sealed. One kind byte, then fields, big-endian.
+ *
+ *   0x01 probe          transaction 4, round 4, flags 1 (1: I have had an answer of yours on this pair)
+ *   0x02 probe answer   transaction 4, flags 1, packed address 18 where the probe came from, as the answerer saw it
+ *   0x03 echo           sequence 4, time 8 (opaque to the answerer)      what `tunnelmesh-agent ping` sends along the selected path
+ *   0x04 echo answer    sequence 4, time 8
+ *   0x05 candidates     candidate list (candidates.ts)
+ *   0x06 close          reason 1
+ *
+ * Unknown kinds are counted and ignored; trailing bytes are ignored.
+ */
+import { PACKED_ADDRESS_BYTES, packAddress, type TransportAddress, unpackAddress } from "../address.ts";
+import { assertNever } from "../assert.ts";
+import { type CandidateList, readCandidates, writeCandidates } from "./candidates.ts";
+import { Reader, Writer } from "./cursor.ts";
+
+/** Why an agent ends a session, as a closed set. */
+export const CLOSE_REASONS = ["stopping", "idle", "blocked"] as const;
+export type CloseReason = (typeof CLOSE_REASONS)[number];
+
+export type ControlMessage =
+  | { readonly type: "probe"; readonly transaction: number; readonly round: number; readonly answered: boolean }
+  | {
+      readonly type: "probe_answer";
+      readonly transaction: number;
+      readonly answered: boolean;
+      readonly seenFrom: TransportAddress;
+    }
+  | { readonly type: "echo"; readonly sequence: number; readonly time: number }
+  | { readonly type: "echo_answer"; readonly sequence: number; readonly time: number }
+  | { readonly type: "candidates"; readonly list: CandidateList }
+  | { readonly type: "close"; readonly reason: CloseReason };
+
+const KIND = { probe: 1, probe_answer: 2, echo: 3, echo_answer: 4, candidates: 5, close: 6 } as const;
+const FLAG_ANSWERED = 1;
+
+export function encodeControl(message: ControlMessage): Uint8Array {
+  const writer = new Writer(64).u8(KIND[message.type]);
+  switch (message.type) {
+    case "probe":
+      writer
+        .u32(message.transaction)
+        .u32(message.round)
+        .u8(message.answered ? FLAG_ANSWERED : 0);
+      break;
+    case "probe_answer":
+      writer
+        .u32(message.transaction)
+        .u8(message.answered ? FLAG_ANSWERED : 0)
+        .bytes(packAddress(message.seenFrom));
+      break;
+    case "echo":
+    case "echo_answer":
+      writer.u32(message.sequence).u64(message.time);
+      break;
+    case "candidates":
+      writeCandidates(writer, message.list);
+      break;
+    case "close":
+      writer.u8(CLOSE_REASONS.indexOf(message.reason));
+      break;
+    default:
+      assertNever(message);
+  }
+  return writer.finish();
+}
+
+/** Undefined for an unknown kind and for anything malformed. */
+export function decodeControl(body: Uint8Array): ControlMessage | undefined {
+  const reader = new Reader(body);
+  const message = readBody(reader.u8(), reader);
+  return reader.failed ? undefined : message;
+}
+
+function readBody(kind: number, reader: Reader): ControlMessage | undefined {
+  switch (kind) {
+    case KIND.probe:
+      return {
+        type: "probe",
+        transaction: reader.u32(),
+        round: reader.u32(),
+        answered: (reader.u8() & FLAG_ANSWERED) !== 0,
+      };
+    case KIND.probe_answer: {
+      const transaction = reader.u32();
+      const answered = (reader.u8() & FLAG_ANSWERED) !== 0;
+      const packed = reader.bytes(PACKED_ADDRESS_BYTES);
+      return reader.failed
+        ? undefined
+        : { type: "probe_answer", transaction, answered, seenFrom: unpackAddress(packed) };
+    }
+    case KIND.echo:
+    case KIND.echo_answer:
+      return { type: kind === KIND.echo ? "echo" : "echo_answer", sequence: reader.u32(), time: reader.u64() };
+    case KIND.candidates: {
+      const list = readCandidates(reader);
+      return list === undefined ? undefined : { type: "candidates", list };
+    }
+    case KIND.close: {
+      const reason = CLOSE_REASONS[reader.u8()];
+      return reason === undefined ? undefined : { type: "close", reason };
+    }
+    default:
+      return undefined;
+  }
+}

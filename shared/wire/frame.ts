@@ -1,0 +1,87 @@
+/**
+ * Sealed frames: the header on the wire, and the types inside.
+ *
+ *   0      1           5           13
+ *   | 0x04 | receiver  | counter   | sealed plaintext + 16-byte tag ... |
+ *
+ * Big-endian; the first 13 bytes are the AEAD's associated data. The counter belongs to the session's epoch and spans all paths, so a
+ * receiver can put frames of several paths in order. The plaintext begins with a type byte:
+ *
+ *   0x00 padding    nothing: a keepalive, a probe of the path MTU
+ *   0x01 packet     one IP packet
+ *   0x02 segment    run id 4, index 2, count 2, body: one frame of a super-packet; index 0 begins with virtio, IP and TCP headers
+ *   0x03 fragment   id 4, index 1, count 1, body: part of an IP packet that does not fit the path
+ *   0x04 stream     bytes of the reliable streams
+ *   0x05 control    see control.ts
+ *
+ * A receiver counts and ignores types that it does not know.
+ */
+
+export const SEALED = 0x04;
+export const FRAME_HEADER_BYTES = 13;
+export const FRAME_TAG_BYTES = 16;
+/** What sealing adds to an IP packet: header, tag, type byte. */
+export const FRAME_OVERHEAD_BYTES = FRAME_HEADER_BYTES + FRAME_TAG_BYTES + 1;
+
+export const FRAME_PADDING = 0x00;
+export const FRAME_PACKET = 0x01;
+export const FRAME_SEGMENT = 0x02;
+export const FRAME_FRAGMENT = 0x03;
+export const FRAME_STREAM = 0x04;
+export const FRAME_CONTROL = 0x05;
+
+/** Type byte, id, index and count in front of a fragment's body. */
+export const FRAGMENT_HEADER_BYTES = 7;
+
+export function writeFrameHeader(out: Uint8Array, receiverIndex: number, counter: number): void {
+  const high = Math.floor(counter / 2 ** 32);
+  out[0] = SEALED;
+  out[1] = receiverIndex >>> 24;
+  out[2] = receiverIndex >>> 16;
+  out[3] = receiverIndex >>> 8;
+  out[4] = receiverIndex;
+  out[5] = high >>> 24;
+  out[6] = high >>> 16;
+  out[7] = high >>> 8;
+  out[8] = high;
+  out[9] = counter >>> 24;
+  out[10] = counter >>> 16;
+  out[11] = counter >>> 8;
+  out[12] = counter;
+}
+
+/** Is this long enough for a sealed frame, and marked as one? */
+export const isSealedFrame = (bytes: Uint8Array): boolean =>
+  bytes[0] === SEALED && bytes.length > FRAME_HEADER_BYTES + FRAME_TAG_BYTES;
+
+export const frameReceiver = (bytes: Uint8Array): number => u32(bytes, 1);
+
+/** The counter; 2^53 and more come out as a number that no window accepts. */
+export const frameCounter = (bytes: Uint8Array): number => u32(bytes, 5) * 2 ** 32 + u32(bytes, 9);
+
+export interface FragmentHeader {
+  readonly id: number;
+  readonly index: number;
+  readonly count: number;
+}
+
+export function writeFragmentHeader(out: Uint8Array, header: FragmentHeader): void {
+  out[0] = FRAME_FRAGMENT;
+  out[1] = header.id >>> 24;
+  out[2] = header.id >>> 16;
+  out[3] = header.id >>> 8;
+  out[4] = header.id;
+  out[5] = header.index;
+  out[6] = header.count;
+}
+
+/** The header of a fragment frame's plaintext (type byte included); undefined when it makes no sense. */
+export function readFragmentHeader(plaintext: Uint8Array): FragmentHeader | undefined {
+  if (plaintext.length <= FRAGMENT_HEADER_BYTES) return undefined;
+  const index = plaintext[5] ?? 0;
+  const count = plaintext[6] ?? 0;
+  return count >= 2 && index < count ? { id: u32(plaintext, 1), index, count } : undefined;
+}
+
+const u32 = (bytes: Uint8Array, at: number): number =>
+  (((bytes[at] ?? 0) << 24) | ((bytes[at + 1] ?? 0) << 16) | ((bytes[at + 2] ?? 0) << 8) | (bytes[at + 3] ?? 0)) >>> 0;
