@@ -1,0 +1,73 @@
+/** Runs the tests on real NATs in network namespaces. Usage: npm run lab -- [--full] [PATTERN...] */
+import { closeSync, openSync } from "node:fs";
+import { labNamespaces, removeStaleLabs } from "../test/lab/namespace.ts";
+import { root, toolEnv } from "./run.ts";
+
+const USAGE = `Usage: npm run lab -- [--full] [PATTERN...]
+
+Builds small internets out of network namespaces and nftables rules and runs the real programs behind
+real kernel NATs. Needs Linux, root, iproute2, nftables, conntrack and /dev/net/tun; without them it says
+so and counts as skipped (exit code 0).
+
+  --full     every repetition and every figure, not one case of each kind (sets LAB_FULL=1)
+  --help     this text
+  PATTERN    only test files whose path contains it`;
+
+const arguments_ = process.argv.slice(2);
+if (arguments_.includes("--help") || arguments_.includes("-h")) {
+  console.log(USAGE);
+  process.exit(0);
+}
+const unknown = arguments_.find((argument) => argument.startsWith("-") && argument !== "--full");
+if (unknown !== undefined) {
+  console.error(`Unknown option ${unknown}\n\n${USAGE}`);
+  process.exit(2);
+}
+
+const obstacle = whatIsMissing();
+if (obstacle !== undefined) {
+  console.log(`skipped  lab tests: ${obstacle}`);
+  process.exit(0);
+}
+
+const patterns = arguments_.filter((argument) => argument !== "--full");
+const child = Bun.spawn(
+  ["bun", "--bun", "node_modules/vitest/vitest.mjs", "run", "-c", "vitest.lab.config.ts", ...patterns],
+  {
+    cwd: root,
+    env: toolEnv(arguments_.includes("--full") ? { LAB_FULL: "1" } : {}),
+    stdin: "ignore",
+    stdout: "inherit",
+    stderr: "inherit",
+  },
+);
+// On Ctrl-C the tests end first, by the same signal from the terminal; what they leave is swept below.
+process.on("SIGINT", () => undefined);
+process.on("SIGTERM", () => child.kill("SIGTERM"));
+const code = await child.exited;
+await removeStaleLabs();
+const remaining = labNamespaces().length;
+if (remaining > 0) console.log(`${remaining} network namespaces of other running labs remain`);
+process.exit(code);
+
+/** The first thing that keeps the lab from running here, with what to do about it. */
+function whatIsMissing(): string | undefined {
+  if (process.platform !== "linux") return "network namespaces exist only on Linux";
+  if (process.getuid?.() !== 0) return "they need root to make network namespaces; run them as root";
+  const missing = ["ip", "nft", "conntrack"].filter((tool) => Bun.which(tool) === null);
+  if (missing.length > 0) {
+    return `${missing.join(", ")} not found; install the packages iproute2, nftables and conntrack`;
+  }
+  try {
+    closeSync(openSync("/dev/net/tun", "r+"));
+  } catch {
+    return "/dev/net/tun cannot be opened; load the tun module (modprobe tun), or give the container the device";
+  }
+  const trial = `tmtrial${process.pid}`;
+  const made = Bun.spawnSync(["ip", "netns", "add", trial]);
+  if (made.exitCode !== 0) {
+    return `this machine forbids network namespaces (${made.stderr.toString().trim()}); allow CAP_SYS_ADMIN`;
+  }
+  Bun.spawnSync(["ip", "netns", "delete", trial]);
+  return undefined;
+}

@@ -1,0 +1,15 @@
+/** One test case of the lab: a fresh topology, taken down whatever happens, its programs' output printed when the case fails. */
+import { createLab, type Lab, type LabOptions } from "./topology.ts";
+
+export async function withLab<T>(options: LabOptions, body: (lab: Lab) => Promise<T>): Promise<T> {
+  const lab = await createLab(options);
+  let failed = true;
+  try {
+    const result = await body(lab);
+    failed = false;
+    return result;
+  } finally {
+    if (failed) console.error(lab.logs());
+    await lab.destroy();
+  }
+}

@@ -1,0 +1,65 @@
+/** A lab leaves nothing behind: neither when it ends in order nor when its owner exits or is killed. */
+import { expect, it } from "vitest";
+import { labNamespaces, removeStaleLabs } from "./namespace.ts";
+import { LabProcess } from "./process.ts";
+import { createLab } from "./topology.ts";
+
+/** A process that makes a lab with a sleeping program in it, prints the program's pid, and then does as told. */
+const owner = (then: string): LabProcess =>
+  new LabProcess("owner", [
+    process.execPath,
+    "-e",
+    `const { createLab } = await import(${JSON.stringify(`${import.meta.dirname}/topology.ts`)});
+     const lab = await createLab({ sites: [{ nat: "portrestricted" }], roundTripMs: 10 });
+     console.log(lab.site(1).host.spawn(["sleep", "60"]).pid);
+     ${then}`,
+  ]);
+
+const sleeperPid = async (process: LabProcess): Promise<number> =>
+  process.waitFor("pid", ({ text, source }) => (source === "stdout" ? Number(text) : undefined), 10_000);
+
+const ownedBy = (pid: number): string[] =>
+  labNamespaces().flatMap((namespace) => (namespace.pid === pid ? [namespace.name] : []));
+
+it("destroy removes the namespaces and ends the programs in them", async () => {
+  const lab = await createLab({ sites: [{ nat: "open" }, { nat: "fullcone", hosts: 2 }], roundTripMs: 10 });
+  const sleeper = lab.site(2).host.spawn(["sh", "-c", "sleep 60 & sleep 60"]);
+  expect(ownedBy(process.pid)).toHaveLength(6);
+  await lab.destroy();
+  expect(ownedBy(process.pid)).toEqual([]);
+  expect(await sleeper.exited).not.toBe(0);
+});
+
+it("an owner that exits without destroy takes its lab along", async () => {
+  const child = owner("process.exit(0);");
+  const sleeper = await sleeperPid(child);
+  await child.exited;
+  expect(ownedBy(child.pid)).toEqual([]);
+  expect(isRunning(sleeper)).toBe(false);
+});
+
+it("what a killed owner leaves behind is removed at the next start, other labs stay", async () => {
+  const [killed, living] = [owner("await Bun.sleep(60_000);"), owner("await Bun.sleep(60_000);")];
+  try {
+    const [stale, kept] = [await sleeperPid(killed), await sleeperPid(living)];
+    killed.signal("SIGKILL");
+    await killed.exited;
+    expect(ownedBy(killed.pid)).toHaveLength(4);
+    await removeStaleLabs();
+    expect(ownedBy(killed.pid)).toEqual([]);
+    expect(isRunning(stale)).toBe(false);
+    expect(ownedBy(living.pid)).toHaveLength(4);
+    expect(isRunning(kept)).toBe(true);
+  } finally {
+    living.signal("SIGKILL");
+    await living.exited;
+    await removeStaleLabs();
+  }
+});
+
+function isRunning(pid: number): boolean {
+  // Signal 0 asks only; a killed child of ours is a zombie until it is read, so look at the state as well.
+  const { stdout } = Bun.spawnSync(["ps", "-o", "stat=", "-p", `${pid}`]);
+  const state = stdout.toString().trim();
+  return state !== "" && !state.startsWith("Z");
+}

@@ -1,0 +1,100 @@
+/**
+ * Measures a path between two namespaces, without the product.
+ *
+ * Usage: `bun traffic.ts serve ADDRESS PORT` answers UDP datagrams and swallows TCP streams, telling at the end of each how many bytes
+ * came; `bun traffic.ts rtt ADDRESS PORT COUNT` prints the round trips in milliseconds as a JSON array, null for a lost one;
+ * `bun traffic.ts send ADDRESS PORT BYTES` prints the milliseconds until the other side has confirmed them all.
+ */
+import { createSocket } from "node:dgram";
+import { createConnection, createServer } from "node:net";
+
+const LOST_MS = 1_000;
+const CHUNK = Buffer.alloc(65_536, 0x5a);
+
+const [mode, address = "", portText, amountText] = process.argv.slice(2);
+const port = Number(portText);
+const amount = Number(amountText);
+
+switch (mode) {
+  case "serve":
+    serve();
+    break;
+  case "rtt":
+    console.log(JSON.stringify(await roundTrips(amount)));
+    process.exit(0);
+    break;
+  case "send":
+    console.log(await send(amount));
+    process.exit(0);
+    break;
+  default:
+    console.error("Usage: bun traffic.ts serve|rtt|send ADDRESS PORT [COUNT|BYTES]");
+    process.exit(2);
+}
+
+function serve(): void {
+  const udp = createSocket(address.includes(":") ? "udp6" : "udp4");
+  udp.on("message", (bytes, from) => udp.send(bytes, from.port, from.address));
+  udp.bind(port, address, () =>
+    createServer({ allowHalfOpen: true }, (socket) => {
+      let received = 0;
+      socket.on("data", (chunk) => {
+        received += chunk.length;
+      });
+      socket.on("end", () => socket.end(`${received}\n`));
+      socket.on("error", () => socket.destroy());
+    }).listen(port, address, () => console.log("ready")),
+  );
+}
+
+/** One datagram at a time, so that each meets an empty path. */
+async function roundTrips(count: number): Promise<(number | null)[]> {
+  const udp = createSocket(address.includes(":") ? "udp6" : "udp4");
+  const results: (number | null)[] = [];
+  for (let index = 0; index < count; index += 1) {
+    const text = `${index}`;
+    results.push(
+      await new Promise<number | null>((resolve) => {
+        const timer = setTimeout(() => {
+          udp.removeAllListeners("message");
+          resolve(null);
+        }, LOST_MS);
+        const sentAt = performance.now();
+        udp.on("message", (bytes) => {
+          if (bytes.toString() !== text) return;
+          clearTimeout(timer);
+          udp.removeAllListeners("message");
+          resolve(performance.now() - sentAt);
+        });
+        udp.send(text, port, address);
+      }),
+    );
+  }
+  return results;
+}
+
+async function send(bytes: number): Promise<number> {
+  return new Promise<number>((resolve, reject) => {
+    const startedAt = performance.now();
+    const socket = createConnection({ host: address, port }, () => {
+      let left = bytes;
+      const fill = (): void => {
+        while (left > 0) {
+          const chunk = CHUNK.subarray(0, Math.min(left, CHUNK.length));
+          left -= chunk.length;
+          if (!socket.write(chunk)) {
+            socket.once("drain", fill);
+            return;
+          }
+        }
+        socket.end();
+      };
+      fill();
+    });
+    socket.on("error", reject);
+    socket.on("data", (reply) => {
+      if (Number(reply.toString()) === bytes) resolve(performance.now() - startedAt);
+      else reject(new Error(`Only ${reply.toString().trim()} of ${bytes} bytes arrived`));
+    });
+  });
+}

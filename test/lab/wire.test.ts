@@ -1,0 +1,83 @@
+/** The delay wire keeps the round trip it was asked for, carries enough, loses what it should, and rests when nothing moves. */
+import { readFileSync } from "node:fs";
+import { expect, it } from "vitest";
+import { withLab } from "./lab_case.ts";
+import type { Machine } from "./topology.ts";
+
+const TRAFFIC = `${import.meta.dirname}/traffic.ts`;
+const PORT = "9000";
+const OPEN = [{ nat: "open" }, { nat: "portrestricted" }] as const;
+
+it.each([10, 50, 200])("a round trip of %i ms is kept between every two public addresses", async (roundTripMs) => {
+  await withLab({ sites: OPEN, roundTripMs }, async (lab) => {
+    await serve(lab.coordinator);
+    for (const site of lab.sites) {
+      const trips = await roundTrips(site.host, lab.coordinator, 7);
+      // The first pays for address resolution on both sides.
+      expect(Math.abs(median(trips.slice(1)) - roundTripMs), JSON.stringify(trips)).toBeLessThan(3);
+    }
+  });
+});
+
+it("delay and loss change while the wire runs", async () => {
+  await withLab({ sites: OPEN, roundTripMs: 100 }, async (lab) => {
+    await serve(lab.coordinator);
+    const { host } = lab.site(1);
+    expect(median((await roundTrips(host, lab.coordinator, 4)).slice(1))).toBeGreaterThan(97);
+    await lab.setWire({ roundTripMs: 0 });
+    expect(median(await roundTrips(host, lab.coordinator, 20))).toBeLessThan(5);
+    await lab.setWire({ lossPercent: 100 });
+    expect(await roundTrips(host, lab.coordinator, 1)).toEqual([null]);
+    await lab.setWire({ lossPercent: 0 });
+    expect(await roundTrips(host, lab.coordinator, 5)).not.toContain(null);
+  });
+});
+
+it("100 Mbit/s pass with a round trip of 20 ms", async () => {
+  await withLab({ sites: OPEN, roundTripMs: 20 }, async (lab) => {
+    await serve(lab.coordinator);
+    const bytes = 50_000_000;
+    const took = Number(
+      await lab
+        .site(2)
+        .host.execChecked([process.execPath, TRAFFIC, "send", lab.coordinator.address, PORT, `${bytes}`]),
+    );
+    const mbits = (bytes * 8) / took / 1_000;
+    console.log(`wire: ${mbits.toFixed(0)} Mbit/s of TCP at 20 ms`);
+    expect(mbits).toBeGreaterThan(100);
+  });
+});
+
+it("an idle wire uses no processor time", async () => {
+  await withLab({ sites: OPEN, roundTripMs: 50 }, async (lab) => {
+    const pid = Number(
+      (await lab.internet.execChecked(["ip", "netns", "pids", lab.internet.namespace])).split("\n")[0],
+    );
+    const before = processorTicks(pid);
+    await Bun.sleep(1_000);
+    // Ten milliseconds a tick: neighbour discovery may cost one or two.
+    expect(processorTicks(pid) - before).toBeLessThanOrEqual(5);
+  });
+});
+
+async function serve(machine: Machine): Promise<void> {
+  const server = machine.spawn([process.execPath, TRAFFIC, "serve", machine.address, PORT]);
+  await server.waitFor("ready", (line) => (line.text === "ready" ? true : undefined), 5_000);
+}
+
+async function roundTrips(from: Machine, to: Machine, count: number): Promise<(number | null)[]> {
+  const output = await from.execChecked([process.execPath, TRAFFIC, "rtt", to.address, PORT, `${count}`]);
+  return JSON.parse(output) as (number | null)[];
+}
+
+const median = (values: readonly (number | null)[]): number => {
+  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+};
+
+/** User and system time of a process, /proc/<pid>/stat fields 14 and 15, in ticks of 10 ms. */
+function processorTicks(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}
