@@ -1,0 +1,5 @@
+/** The data worker's entry point: the second one of the compiled executable (scripts/build.ts). */
+import { DataPlane } from "../data/data_plane.ts";
+import { runDataWorker } from "./data_worker_loop.ts";
+
+await runDataWorker((io) => new DataPlane(io));

@@ -1,0 +1,238 @@
+/**
+ * The Linux engine: one synchronous loop around ppoll(2) on the TUN device, the UDP legs and the mailbox.
+ *
+ * Each turn serves commands first (keys arrive before the frames sealed with them), then a bounded batch from every ready descriptor,
+ * so that neither the TUN device nor one busy socket starves the rest, then the plane's timeout, then hands on the reports. What a
+ * batch leaves behind keeps its descriptor readable. Buffers are allocated once; packets are views into them.
+ */
+import type { Leg, Plane, PlaneIo } from "../../data/plane.ts";
+import type { Instant } from "../../../shared/time.ts";
+import type { Command, Engine, EngineCommand, EngineOptions, Mailbox, Report } from "../engine.ts";
+import { GuardedPlane } from "../portable/guarded_plane.ts";
+import { ReportQueue } from "../portable/report_queue.ts";
+import { bootTime } from "./clock.ts";
+import { EAGAIN, EBADF, EINTR, errnoText } from "./errno.ts";
+import { type Libc, libc, POLLNVAL } from "./libc.ts";
+import { PollSet } from "./poll_set.ts";
+import { TunDevice, TunError } from "./tun.ts";
+import { SystemError, UdpSocket } from "./udp.ts";
+
+/** Packets taken from one descriptor in a turn. */
+const BATCH = 64;
+/** The largest UDP payload and IP packet fit. */
+const BUFFER_BYTES = 65_536;
+/** Views of the buffer are kept for lengths up to this one: a new view costs more than the copy of a packet. */
+const CACHED_VIEW_BYTES = 2048;
+/** The reader of the mailbox; TUN and UDP follow in the poll set. */
+const WAKE = 0;
+
+export class PollEngine implements Engine {
+  readonly #libc: Libc = libc();
+  readonly #mailbox: Mailbox;
+  readonly #reports: ReportQueue;
+  readonly #plane: Plane;
+  readonly #legs = new Map<Leg, UdpSocket>();
+  readonly #poll: PollSet<Source>;
+  readonly #buffer = new Uint8Array(BUFFER_BYTES);
+  readonly #views: Uint8Array[] = [];
+  readonly #from = new Uint8Array(18);
+  readonly #wakeCount = new Uint8Array(8);
+  #tun: TunDevice | undefined;
+  #tunWriteErrors = 0;
+  #udpReceiveErrors = 0;
+  #stopping = false;
+
+  constructor(options: EngineOptions, mailbox: Mailbox) {
+    this.#mailbox = mailbox;
+    this.#reports = new ReportQueue(options.report);
+    this.#poll = new PollSet<Source>(mailbox.wakeFd, { kind: "wake" });
+    const report = (report: Report): void => this.#reports.push(report);
+    const io: PlaneIo = {
+      transmit: (leg, to, bytes) => this.#legs.get(leg)?.send(to, bytes) ?? EBADF,
+      deliver: (packet) => {
+        if (this.#tun === undefined || this.#tun.write(packet) !== 0) this.#tunWriteErrors++;
+      },
+      report,
+    };
+    this.#plane = new GuardedPlane(options.createPlane(io), report);
+    for (let length = 0; length <= CACHED_VIEW_BYTES; length++) this.#views.push(this.#buffer.subarray(0, length));
+  }
+
+  run(): Promise<void> {
+    this.#takeCommands();
+    while (!this.#stopping) this.#turn();
+    for (const socket of this.#legs.values()) socket.close();
+    this.#legs.clear();
+    this.#tun?.close();
+    this.#tun = undefined;
+    this.#reports.push({ type: "stopped" });
+    this.#reports.flush();
+    return Promise.resolve();
+  }
+
+  handle(commands: readonly Command[]): void {
+    const now = bootTime();
+    for (const command of commands) {
+      switch (command.type) {
+        case "open_udp":
+          this.#openUdp(command);
+          break;
+        case "close_udp":
+          this.#closeLeg(command.leg);
+          break;
+        case "open_tun":
+          this.#openTun(command.name);
+          break;
+        case "close_tun":
+          this.#closeTun();
+          break;
+        case "watch_network":
+          break;
+        case "stop":
+          this.#stopping = true;
+          break;
+        default:
+          this.#plane.handleCommand(command, now);
+          if (command.type === "read_counters") this.#reportCounters();
+      }
+    }
+  }
+
+  #turn(): void {
+    this.#reports.flush();
+    const deadline = this.#plane.deadline();
+    const ready = this.#poll.wait(deadline === undefined ? undefined : Math.max(0, deadline - bootTime()));
+    if (ready > 0) {
+      if (this.#poll.revents(WAKE) !== 0) this.#takeCommands();
+      // Commands may have closed descriptors that the poll still shows as ready: the set keeps them apart by source.
+      const { sources } = this.#poll;
+      for (let i = 1; i < sources.length; i++) {
+        const revents = this.#poll.revents(i);
+        const source = sources[i];
+        if (revents === 0 || source === undefined) continue;
+        if (source.kind === "udp") this.#receive(source.leg, source.socket, revents, bootTime());
+        else if (source.kind === "tun") this.#readTun(source.device, bootTime());
+      }
+    }
+    const due = this.#plane.deadline();
+    if (due !== undefined) {
+      const now = bootTime();
+      if (due <= now) this.#plane.handleTimeout(now);
+    }
+  }
+
+  #receive(leg: Leg, socket: UdpSocket, revents: number, now: Instant): void {
+    if (this.#legs.get(leg) !== socket) return;
+    for (let i = 0; i < BATCH; i++) {
+      const length = socket.receive(this.#buffer, this.#from);
+      if (length >= 0) {
+        this.#plane.handleDatagram(leg, this.#from, this.#view(length), now);
+      } else if (length === -EAGAIN) {
+        return;
+      } else if (length === -EBADF || (revents & POLLNVAL) !== 0) {
+        this.#closeLeg(leg);
+        this.#reports.push({
+          type: "udp_failed",
+          leg,
+          errno: EBADF,
+          message: "The UDP socket was closed from outside",
+        });
+        return;
+      } else if (length !== -EINTR) {
+        // An ICMP error that waited on the socket: reading it has cleared it.
+        this.#udpReceiveErrors++;
+      }
+    }
+  }
+
+  #readTun(device: TunDevice, now: Instant): void {
+    if (this.#tun !== device) return;
+    for (let i = 0; i < BATCH; i++) {
+      const length = device.read(this.#buffer);
+      if (length > 0) {
+        this.#plane.handlePacket(this.#view(length), now);
+      } else if (length === -EAGAIN || length === 0) {
+        return;
+      } else if (length !== -EINTR) {
+        this.#closeTun();
+        this.#reports.push({
+          type: "tun_failed",
+          code: "lost",
+          errno: -length,
+          message: `TUN device "${device.name}" is gone: ${errnoText(-length)}`,
+        });
+        return;
+      }
+    }
+  }
+
+  #view(length: number): Uint8Array {
+    return this.#views[length] ?? this.#buffer.subarray(0, length);
+  }
+
+  #takeCommands(): void {
+    // Reset before looking: a command sent in between rings again.
+    this.#libc.read(this.#mailbox.wakeFd, this.#wakeCount, 8);
+    for (let batch = this.#mailbox.take(); batch !== undefined; batch = this.#mailbox.take()) this.handle(batch);
+  }
+
+  #openUdp(command: OpenUdp): void {
+    const { leg } = command;
+    this.#closeLeg(leg);
+    try {
+      const socket = UdpSocket.open(command);
+      this.#legs.set(leg, socket);
+      this.#poll.add(socket.fd, { kind: "udp", leg, socket });
+      this.#reports.push({ type: "udp_opened", leg, localAddress: socket.local.ip, localPort: socket.local.port });
+    } catch (error) {
+      const errno = error instanceof SystemError ? error.errno : 0;
+      this.#reports.push({ type: "udp_failed", leg, errno, message: messageOf(error) });
+    }
+  }
+
+  #closeLeg(leg: Leg): void {
+    const socket = this.#legs.get(leg);
+    if (socket === undefined) return;
+    this.#legs.delete(leg);
+    this.#poll.remove(socket.fd);
+    socket.close();
+  }
+
+  #openTun(name: string | undefined): void {
+    this.#closeTun();
+    try {
+      const device = TunDevice.open(name);
+      this.#tun = device;
+      this.#poll.add(device.fd, { kind: "tun", device });
+      this.#reports.push({ type: "tun_opened", name: device.name });
+    } catch (error) {
+      const { code, errno } = error instanceof TunError ? error : { code: "failed" as const, errno: 0 };
+      this.#reports.push({ type: "tun_failed", code, errno, message: messageOf(error) });
+    }
+  }
+
+  #closeTun(): void {
+    if (this.#tun === undefined) return;
+    this.#poll.remove(this.#tun.fd);
+    this.#tun.close();
+    this.#tun = undefined;
+  }
+
+  #reportCounters(): void {
+    this.#reports.push({
+      type: "engine_counters",
+      tunWriteErrors: this.#tunWriteErrors,
+      udpReceiveErrors: this.#udpReceiveErrors,
+    });
+  }
+}
+
+/** What stands behind a descriptor of the poll set. */
+type Source =
+  | { readonly kind: "wake" }
+  | { readonly kind: "udp"; readonly leg: Leg; readonly socket: UdpSocket }
+  | { readonly kind: "tun"; readonly device: TunDevice };
+
+type OpenUdp = Extract<EngineCommand, { type: "open_udp" }>;
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
