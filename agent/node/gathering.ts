@@ -1,0 +1,339 @@
+/**
+ * Our own candidates: which addresses may a peer reach us at, and what does our NAT do?
+ *
+ * Host candidates are the usable interface addresses with the data sockets' ports; server-reflexive ones come from NAT discovery, run
+ * for each address family against the coordinator. The list has a generation number that grows whenever it changes.
+ *
+ * Pure: asks for STUN requests to be sent, is told of responses and time.
+ */
+import { isIPv6, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { equalBytes } from "../../shared/bytes.ts";
+import { hmacSha256 } from "../../shared/session/primitives.ts";
+import { after, earliest, type Instant } from "../../shared/time.ts";
+import {
+  type CandidateList,
+  MAX_CANDIDATES,
+  type NatReport,
+  type WireCandidate,
+} from "../../shared/wire/candidates.ts";
+import { decodeStun, encodeStun, STUN_BINDING, verifyStunIntegrity } from "../../shared/wire/stun.ts";
+import type { Leg } from "../data/plane.ts";
+import { type DiscoveryRequest, type DiscoveryResult, NatDiscovery } from "../path/nat_discovery.ts";
+
+/** Keeps the data socket's mapping to the coordinator open, and notices when the address changes: under the 30 s of Linux NATs. */
+const REFRESH_MS = 20_000;
+/** UDP was blocked: try again this often. */
+const BLOCKED_RETRY_MS = 5000;
+/** Retries of a lost refresh before the whole discovery runs anew. */
+const REFRESH_RETRY_MS = 1000;
+const REFRESH_TRIES = 3;
+
+export interface StunCredentials {
+  readonly servers: readonly TransportAddress[];
+  readonly username: string;
+  readonly secret: Uint8Array;
+}
+
+export interface InterfaceAddress {
+  readonly ip: string;
+  readonly prefixLength: number;
+}
+
+export type GatheringAction =
+  | { readonly type: "send"; readonly leg: Leg; readonly to: Uint8Array; readonly bytes: Uint8Array }
+  /** A socket that has never sent anything; it is closed again when discovery ends. */
+  | { readonly type: "open_leg"; readonly leg: Leg; readonly family: 4 | 6 }
+  | { readonly type: "close_leg"; readonly leg: Leg }
+  /** Candidates or the NAT report have changed. */
+  | { readonly type: "changed" }
+  /** Discovery of IPv4 has ended with this result (also when it is the same as before). */
+  | { readonly type: "nat_detected"; readonly result: DiscoveryResult };
+
+interface Family {
+  readonly version: 4 | 6;
+  leg: Leg | undefined;
+  port: number;
+  servers: readonly TransportAddress[];
+  discovery: NatDiscovery | undefined;
+  legs: ReadonlyMap<string, Leg>;
+  result: DiscoveryResult | undefined;
+  announced: boolean;
+  refreshAt: Instant | undefined;
+  refresh: { readonly transactionId: Uint8Array; tries: number } | undefined;
+}
+
+/** Fresh sockets are numbered from here; the data legs are below. */
+const FIRST_TEST_LEG = 100;
+
+export class Gathering {
+  readonly #random: (bytes: number) => Uint8Array;
+  readonly #actions: GatheringAction[] = [];
+  readonly #families: readonly Family[] = [makeFamily(4), makeFamily(6)];
+  #credentials: StunCredentials | undefined;
+  #sequence = 0;
+  #interfaces: readonly InterfaceAddress[] = [];
+  #nextTestLeg = FIRST_TEST_LEG;
+  #generation = 1;
+  #signature = "";
+
+  constructor(random: (bytes: number) => Uint8Array) {
+    this.#random = random;
+  }
+
+  /** The data sockets, once they are open; undefined for a family that this machine does not have. */
+  setDataLeg(version: 4 | 6, leg: Leg | undefined, port: number): void {
+    const family = this.#family(version);
+    family.leg = leg;
+    family.port = port;
+  }
+
+  setInterfaces(addresses: readonly InterfaceAddress[], now: Instant): void {
+    this.#interfaces = addresses;
+    this.#noteChange();
+    this.restart(now);
+  }
+
+  setCredentials(credentials: StunCredentials, now: Instant): void {
+    this.#credentials = credentials;
+    for (const family of this.#families) {
+      family.servers = credentials.servers.filter((server) => isIPv6(server.ip) === (family.version === 6));
+    }
+    this.restart(now);
+  }
+
+  /** Learns everything anew: at start, when the network has changed, when a refresh goes unanswered. */
+  restart(now: Instant): void {
+    for (const family of this.#families) this.#startDiscovery(family, now);
+  }
+
+  /** UDP answers nowhere: ask again now, if a try is not under way. */
+  retryIfBlocked(now: Instant): void {
+    for (const family of this.#families) {
+      if (family.result?.udpBlocked === true && family.discovery === undefined) this.#startDiscovery(family, now);
+    }
+  }
+
+  /** Has IPv4 discovery heard something, or given up? Until then a handshake would lack the candidates that matter. */
+  get isReady(): boolean {
+    const relevant = this.#families.filter((family) => family.leg !== undefined && family.servers.length > 0);
+    return relevant.every(
+      (family) => (family.result?.publicAddresses.length ?? 0) > 0 || family.result?.udpBlocked === true,
+    );
+  }
+
+  get ipv4(): DiscoveryResult | undefined {
+    return this.#family(4).result;
+  }
+
+  get ipv6(): DiscoveryResult | undefined {
+    return this.#family(6).result;
+  }
+
+  get interfaces(): readonly InterfaceAddress[] {
+    return this.#interfaces;
+  }
+
+  /** Is this one of our own transport addresses? */
+  isOwn(address: TransportAddress): boolean {
+    return this.#hosts().some((host) => sameTransportAddress(host, address));
+  }
+
+  /** @param withHosts false while the peer has not yet authenticated: host candidates tell about our LAN */
+  candidates(withHosts: boolean): CandidateList {
+    const reflexive = this.#reflexive().map((address): WireCandidate => ({ kind: "server-reflexive", address }));
+    const hosts = withHosts ? this.#hosts().map((address): WireCandidate => ({ kind: "host", address })) : [];
+    const candidates = [...reflexive, ...hosts].slice(0, MAX_CANDIDATES);
+    // A list with hosts replaces one without, although nothing else has changed.
+    return { generation: this.#generation * 2 + (withHosts ? 1 : 0), nat: this.natReport(), candidates };
+  }
+
+  natReport(): NatReport {
+    const ipv4 = this.#family(4).result;
+    const ipv6 = this.#family(6).result;
+    const udpBlocked = ipv4?.udpBlocked === true && (ipv6?.publicAddresses.length ?? 0) === 0;
+    return {
+      mapping: ipv4?.mapping,
+      filtering: ipv4?.filtering,
+      allocation: undefined,
+      udpBlocked,
+      certain: ipv4?.certain ?? false,
+    };
+  }
+
+  /** A STUN message on one of our legs. False when it is none of ours. */
+  handleStun(bytes: Uint8Array, now: Instant): boolean {
+    const message = decodeStun(bytes);
+    const credentials = this.#credentials;
+    if (message === undefined || message.class !== "success" || credentials === undefined) return false;
+    const mapped = message.xorMappedAddress;
+    // An answer without the coordinator's seal could come from anybody on the path who wants us to believe in another address.
+    if (mapped === undefined || !verifyStunIntegrity(message, credentials.secret, hmacSha256)) return false;
+    for (const family of this.#families) {
+      if (family.refresh !== undefined && equalBytes(family.refresh.transactionId, message.transactionId)) {
+        family.refresh = undefined;
+        family.refreshAt = after(now, REFRESH_MS);
+        const known = family.result?.publicAddresses ?? [];
+        if (!known.some((address) => sameTransportAddress(address, mapped))) this.#startDiscovery(family, now);
+        return true;
+      }
+      if (family.discovery?.handleResponse(message.transactionId, mapped, now) === true) {
+        this.#advance(family, now);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  handleTimeout(now: Instant): void {
+    for (const family of this.#families) {
+      if (family.discovery !== undefined) {
+        family.discovery.handleTimeout(now);
+        this.#advance(family, now);
+      } else if (family.refreshAt !== undefined && now >= family.refreshAt) {
+        this.#refresh(family, now);
+      }
+    }
+  }
+
+  deadline(): Instant | undefined {
+    return earliest(...this.#families.map((family) => family.discovery?.deadline() ?? family.refreshAt));
+  }
+
+  poll(): GatheringAction | undefined {
+    return this.#actions.shift();
+  }
+
+  #family(version: 4 | 6): Family {
+    const [ipv4, ipv6] = this.#families;
+    if (ipv4 === undefined || ipv6 === undefined) throw new Error("Both address families exist");
+    return version === 4 ? ipv4 : ipv6;
+  }
+
+  #hosts(): TransportAddress[] {
+    return this.#interfaces.flatMap(({ ip }) => {
+      const { leg, port } = this.#family(isIPv6(ip) ? 6 : 4);
+      return leg === undefined ? [] : [{ ip, port }];
+    });
+  }
+
+  #reflexive(): TransportAddress[] {
+    return this.#families.flatMap(({ result }) => [...(result?.publicAddresses ?? [])].slice(0, 4));
+  }
+
+  #startDiscovery(family: Family, now: Instant): void {
+    this.#closeTestLegs(family);
+    family.refreshAt = undefined;
+    family.refresh = undefined;
+    family.discovery = undefined;
+    const hasAddress = this.#interfaces.some(({ ip }) => isIPv6(ip) === (family.version === 6));
+    if (family.leg === undefined || family.servers.length === 0) return;
+    if (!hasAddress && family.version === 6) {
+      family.result = undefined;
+      return;
+    }
+    // IPv6 has no translation worth a test: only the address is learned.
+    const testFiltering = family.version === 4;
+    const legs = new Map<string, Leg>([["data", family.leg]]);
+    if (testFiltering) {
+      for (const socket of ["filter-port", "filter-address"]) {
+        const leg = this.#nextTestLeg++;
+        legs.set(socket, leg);
+        this.#actions.push({ type: "open_leg", leg, family: family.version });
+      }
+    }
+    family.legs = legs;
+    family.announced = false;
+    family.discovery = new NatDiscovery({
+      servers: family.servers,
+      isLocalAddress: (address) => this.isOwn(address),
+      random: this.#random,
+      testFiltering,
+      now,
+    });
+    this.#advance(family, now);
+  }
+
+  #advance(family: Family, now: Instant): void {
+    const discovery = family.discovery;
+    if (discovery === undefined) return;
+    for (let request = discovery.poll(); request !== undefined; request = discovery.poll()) {
+      const leg = family.legs.get(request.socket);
+      if (leg !== undefined) this.#request(leg, request);
+    }
+    const result = discovery.result();
+    const isFirstNews = result.publicAddresses.length > 0 || result.isComplete;
+    // While a new discovery has heard nothing, what was known before stays.
+    if (isFirstNews) {
+      family.result = result.isComplete
+        ? result
+        : { ...result, filtering: result.filtering ?? family.result?.filtering, certain: result.certain };
+      this.#noteChange();
+    }
+    if (!result.isComplete) return;
+    this.#closeTestLegs(family);
+    family.discovery = undefined;
+    family.refreshAt = after(now, result.udpBlocked ? BLOCKED_RETRY_MS : REFRESH_MS);
+    if (!family.announced && family.version === 4) this.#actions.push({ type: "nat_detected", result });
+    family.announced = true;
+  }
+
+  #refresh(family: Family, now: Instant): void {
+    const [server] = family.servers;
+    if (family.result?.udpBlocked === true || server === undefined || family.leg === undefined) {
+      this.#startDiscovery(family, now);
+      return;
+    }
+    family.refresh ??= { transactionId: this.#random(12), tries: 0 };
+    if (family.refresh.tries++ >= REFRESH_TRIES) {
+      this.#startDiscovery(family, now);
+      return;
+    }
+    const { transactionId } = family.refresh;
+    this.#request(family.leg, { socket: "data", to: server, change: undefined, transactionId });
+    family.refreshAt = after(now, REFRESH_RETRY_MS);
+  }
+
+  #request(leg: Leg, request: DiscoveryRequest): void {
+    const credentials = this.#credentials;
+    if (credentials === undefined) return;
+    const bytes = encodeStun(
+      {
+        class: "request",
+        method: STUN_BINDING,
+        transactionId: request.transactionId,
+        username: credentials.username,
+        sequence: ++this.#sequence,
+        ...(request.change === undefined ? {} : { changeRequest: request.change }),
+      },
+      { integrity: { key: credentials.secret, hmacSha256 } },
+    );
+    this.#actions.push({ type: "send", leg, to: packAddress(request.to), bytes });
+  }
+
+  #closeTestLegs(family: Family): void {
+    for (const [socket, leg] of family.legs) if (socket !== "data") this.#actions.push({ type: "close_leg", leg });
+    family.legs = new Map();
+  }
+
+  #noteChange(): void {
+    const { candidates, nat } = this.candidates(true);
+    const signature = JSON.stringify([candidates, nat]);
+    if (signature === this.#signature) return;
+    this.#signature = signature;
+    this.#generation++;
+    this.#actions.push({ type: "changed" });
+  }
+}
+
+const makeFamily = (version: 4 | 6): Family => ({
+  version,
+  leg: undefined,
+  port: 0,
+  servers: [],
+  discovery: undefined,
+  legs: new Map(),
+  result: undefined,
+  announced: false,
+  refreshAt: undefined,
+  refresh: undefined,
+});

@@ -1,0 +1,103 @@
+/**
+ * One pair: a local leg and a remote transport address, with what is known about it.
+ *
+ * A pair is **trusted** when nobody can be aimed by probing it: the remote address lies in a directly connected subnet, or both the
+ * peer (sealed) and the coordinator (attested) name it, or it has answered. Any other gets `UNTRUSTED_PROBES` and no more.
+ */
+import type { TransportAddress } from "../../shared/address.ts";
+import type { Instant } from "../../shared/time.ts";
+import type { CandidateKind } from "../../shared/wire/candidates.ts";
+import type { Leg } from "../data/plane.ts";
+
+/** PRODUCT rule "Nobody can be aimed": probes to a candidate that only the peer vouches for. */
+export const UNTRUSTED_PROBES = 5;
+/** Unanswered probes remembered per pair: an answer to an older one counts for nothing. */
+const MAX_OUTSTANDING = 16;
+/** Smoothing of the round trip as in RFC 6298 §2. */
+const RTT_GAIN = 1 / 8;
+
+export type PairOrigin = CandidateKind | "peer-reflexive";
+
+export class Pair {
+  readonly leg: Leg;
+  readonly remote: TransportAddress;
+  readonly packedRemote: Uint8Array;
+  origin: PairOrigin;
+  isTrusted: boolean;
+  /** In a directly connected subnet: a path over the LAN. */
+  readonly isLocal: boolean;
+  /** Unanswered probes since the pair was made, and since it last answered. */
+  probesSent = 0;
+  unanswered = 0;
+  /** Position in the schedule of the current round; undefined when no round is running. */
+  roundStep: number | undefined;
+  roundStartedAt: Instant | undefined;
+  nextProbeAt: Instant | undefined;
+  lastProbeAt: Instant | undefined;
+  /** Newest authentic answer to a probe of ours: proves both directions. */
+  answeredAt: Instant | undefined;
+  /** Newest authentic frame of any kind. */
+  receivedAt: Instant | undefined;
+  rttMs: number | undefined;
+  /** The peer has said that it got an answer of ours on this pair. */
+  peerConfirmed = false;
+  readonly #outstanding = new Map<number, Instant>();
+
+  constructor(options: {
+    readonly leg: Leg;
+    readonly remote: TransportAddress;
+    readonly packedRemote: Uint8Array;
+    readonly origin: PairOrigin;
+    readonly isTrusted: boolean;
+    readonly isLocal: boolean;
+  }) {
+    this.leg = options.leg;
+    this.remote = options.remote;
+    this.packedRemote = options.packedRemote;
+    this.origin = options.origin;
+    this.isTrusted = options.isTrusted;
+    this.isLocal = options.isLocal;
+  }
+
+  /** Proven in both directions and not given up. */
+  get isValid(): boolean {
+    return this.answeredAt !== undefined;
+  }
+
+  get mayProbe(): boolean {
+    return this.isTrusted || this.isValid || this.probesSent < UNTRUSTED_PROBES;
+  }
+
+  onProbeSent(transaction: number, now: Instant): void {
+    this.probesSent++;
+    this.unanswered++;
+    this.lastProbeAt = now;
+    this.#outstanding.set(transaction, now);
+    if (this.#outstanding.size <= MAX_OUTSTANDING) return;
+    const oldest = this.#outstanding.keys().next();
+    if (!oldest.done) this.#outstanding.delete(oldest.value);
+  }
+
+  /** False when the answer is to none of our probes. */
+  onAnswer(transaction: number, now: Instant): boolean {
+    const sentAt = this.#outstanding.get(transaction);
+    if (sentAt === undefined) return false;
+    this.#outstanding.delete(transaction);
+    const sample = now - sentAt;
+    this.rttMs = this.rttMs === undefined ? sample : this.rttMs + RTT_GAIN * (sample - this.rttMs);
+    this.answeredAt = now;
+    this.receivedAt = now;
+    this.isTrusted = true;
+    this.unanswered = 0;
+    return true;
+  }
+
+  /** Forgets that this pair ever worked: it died, or the network changed. */
+  invalidate(): void {
+    this.answeredAt = undefined;
+    this.peerConfirmed = false;
+    this.rttMs = undefined;
+    this.unanswered = 0;
+    this.#outstanding.clear();
+  }
+}

@@ -1,0 +1,451 @@
+/**
+ * Which address pair reaches this peer? Probes, proves, selects, watches, and gives up pairs of one peer.
+ *
+ * Candidates arrive whenever they are learned, so one that shows up late is treated like one that was there from the start. When the
+ * coordinator names an instant to fire, all pairs are probed at that instant and then retransmitted early; the peer does the same at the
+ * same moment, so first probes cross in flight and open both filters. After a round without success trusted pairs go on being probed
+ * slowly for ever: each probe keeps our own filter open for half a minute, so the peer's next one may pass without any timing.
+ *
+ * Departs from RFC 8445 in three ways, all because there is one component and an authenticated session beneath: pairs are never
+ * frozen, checks are sealed probes instead of STUN, and each side selects for itself, at any time, without nomination.
+ */
+import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { after, earliest, type Instant } from "../../shared/time.ts";
+import type { CandidateList } from "../../shared/wire/candidates.ts";
+import type { ControlMessage } from "../../shared/wire/control.ts";
+import type { Leg } from "../data/plane.ts";
+import type { DestinationBudget } from "./destination_budget.ts";
+import { Pair, type PairOrigin } from "./pair.ts";
+
+/** First probes of a round, after its start. Dense at first: the peer's filter opens within one path delay of its own first probe. */
+const ROUND_MS: readonly number[] = [0, 20, 45, 80, 130, 200, 300, 450, 700, 1000, 1500, 2200, 3000];
+/** A round is over when its last probe has had this long for an answer. */
+const ROUND_END_MS = 4000;
+/** Once a path works, the other pairs of the round are probed until this age: long enough for a LAN pair to win. */
+const SETTLE_MS = 500;
+/** Trusted pairs between rounds while the peer is in use and has no direct path: one probe each. Linux keeps an unanswered flow 30 s. */
+const BACKGROUND_MS = 4000;
+/** A synchronised round asked of the coordinator while there is still no direct path: first soon, then seldom. */
+const ROUND_REQUEST_MS: readonly number[] = [3000, 8000, 20_000, 60_000];
+/** Keepalive on the selected pair. RFC 8445 §11 asks for 15 s; some routers forget an idle flow after 30 s. */
+const KEEPALIVE_MS = 15_000;
+/** While the peer is in use the path is proven anew this often, so `status` shows a fresh round trip (RFC 7675 asks for 5 s). */
+const CONSENT_MS = 5000;
+/** Data was sent and nothing came back for this long: probe, and then again at `SUSPECT_PROBE_MS`. */
+const SUSPECT_AFTER_MS = 500;
+const SUSPECT_PROBE_MS = 150;
+/** Probes in a row without an answer that end a pair. Together with the times above: dead in about a second under traffic. */
+const DEAD_AFTER_UNANSWERED = 5;
+/** A better pair must be better by this much to displace a working one. */
+const HYSTERESIS_FACTOR = 0.8;
+const HYSTERESIS_MS = 2;
+/** Pairs remembered per peer; peer-reflexive ones come and go with a symmetric NAT's ports. */
+const MAX_PAIRS = 64;
+const MAX_PEER_REFLEXIVE = 16;
+
+export type PathAction =
+  /** Send a sealed control message on a pair. */
+  | { readonly type: "send"; readonly leg: Leg; readonly to: Uint8Array; readonly message: ControlMessage }
+  /** The pair that carries data from here on; undefined: none works. */
+  | { readonly type: "selected"; readonly pair: Pair | undefined; readonly reason: string }
+  /** Ask the coordinator for an instant at which both sides fire. */
+  | { readonly type: "request_round" }
+  /** The first probes of a round have left. */
+  | { readonly type: "fired"; readonly round: number; readonly at: Instant };
+
+/** The sockets that probes may leave from. */
+export interface LocalLegs {
+  readonly ipv4: Leg | undefined;
+  readonly ipv6: Leg | undefined;
+}
+
+export interface PeerPathsOptions {
+  readonly random: (bytes: number) => Uint8Array;
+  readonly budget: DestinationBudget;
+  /** Is this ip in a subnet of one of our interfaces, and what is never to be probed: our own and mesh addresses? */
+  readonly isDirectlyConnected: (ip: string) => boolean;
+  readonly isForbidden: (address: TransportAddress) => boolean;
+  readonly allowLoopback: boolean;
+}
+
+export class PeerPaths {
+  readonly #options: PeerPathsOptions;
+  readonly #pairs = new Map<string, Pair>();
+  readonly #actions: PathAction[] = [];
+  #legs: LocalLegs = { ipv4: undefined, ipv6: undefined };
+  #remote: CandidateList | undefined;
+  #attested: readonly TransportAddress[] = [];
+  #selected: Pair | undefined;
+  #round = 0;
+  #scheduled: { readonly round: number; readonly fireAt: Instant } | undefined;
+  #roundEndsAt: Instant | undefined;
+  #requests = 0;
+  #nextRequestAt: Instant | undefined;
+  #isInUse = false;
+  #isEnabled = false;
+  /** Unanswered data: when it was first sent after the newest thing we heard. */
+  #waitingSince: Instant | undefined;
+
+  constructor(options: PeerPathsOptions) {
+    this.#options = options;
+  }
+
+  get selected(): Pair | undefined {
+    return this.#selected;
+  }
+
+  get round(): number {
+    return this.#round;
+  }
+
+  /** Has at least one whole round ended without a path? */
+  get hasFailedRound(): boolean {
+    return this.#selected === undefined && this.#requests > 0;
+  }
+
+  pairs(): readonly Pair[] {
+    return [...this.#pairs.values()];
+  }
+
+  setLegs(legs: LocalLegs): void {
+    this.#legs = legs;
+    for (const [key, pair] of this.#pairs) {
+      if (pair.leg !== legs.ipv4 && pair.leg !== legs.ipv6) this.#pairs.delete(key);
+    }
+    this.#makePairs();
+  }
+
+  /** A sealed list from the peer itself. An older generation than the one we have is ignored. */
+  setRemote(list: CandidateList): void {
+    if (this.#remote !== undefined && list.generation < this.#remote.generation) return;
+    this.#remote = list;
+    this.#makePairs();
+  }
+
+  /** Addresses of the peer that the coordinator has seen itself. Alone they are worth nothing: see pair.ts. */
+  setAttested(addresses: readonly TransportAddress[]): void {
+    this.#attested = addresses;
+    this.#makePairs();
+  }
+
+  /** Probing is possible: both sides have keys. False stops everything, and forgets what was proven. */
+  setEnabled(isEnabled: boolean, now: Instant): void {
+    if (this.#isEnabled === isEnabled) return;
+    this.#isEnabled = isEnabled;
+    if (isEnabled) {
+      this.#requests = 0;
+      this.#nextRequestAt = after(now, ROUND_REQUEST_MS[0] ?? 0);
+    } else {
+      this.#scheduled = undefined;
+      this.#roundEndsAt = undefined;
+      this.#nextRequestAt = undefined;
+      for (const pair of this.#pairs.values()) stopPair(pair);
+    }
+  }
+
+  setInUse(isInUse: boolean, now: Instant): void {
+    if (isInUse && !this.#isInUse && this.#selected === undefined) this.#nextRequestAt = now;
+    this.#isInUse = isInUse;
+  }
+
+  /** Fire at this instant, together with the peer. Earlier rounds are ignored. */
+  schedule(round: number, fireAt: Instant): void {
+    if (!this.#isEnabled || round < this.#round) return;
+    this.#round = round;
+    this.#scheduled = { round, fireAt };
+  }
+
+  /** Probe every pair now, without waiting for the peer: after a change that may have broken or opened something. */
+  probeAll(now: Instant): void {
+    if (!this.#isEnabled) return;
+    this.#beginRound(now);
+  }
+
+  /** Forgets every proof: the peer has restarted, or our network has changed. */
+  invalidate(reason: string): void {
+    for (const pair of this.#pairs.values()) {
+      pair.invalidate();
+      stopPair(pair);
+    }
+    this.#select(undefined, reason);
+  }
+
+  handleProbe(
+    message: ControlMessage & { readonly type: "probe" },
+    leg: Leg,
+    from: TransportAddress,
+    now: Instant,
+  ): void {
+    const pair = this.#pairs.get(pairKey(leg, from)) ?? this.#addPeerReflexive(leg, from);
+    if (pair === undefined) return;
+    pair.receivedAt = now;
+    if (message.answered) pair.peerConfirmed = true;
+    // Reply on the pair the probe came in on, never on the selected one: only a reply that retraces
+    // the path tells the prober that this pair works.
+    this.#send(pair, {
+      type: "probe_answer",
+      transaction: message.transaction,
+      answered: pair.isValid,
+      seenFrom: from,
+    });
+    // Triggered check (RFC 8445 §7.3.1.4): what reached us is the best guess at what our own probe can reach.
+    if (!pair.isValid && this.#mayProbe(pair, now)) this.#probe(pair, now);
+    if (!pair.isValid && pair.nextProbeAt === undefined) startPair(pair, now);
+  }
+
+  handleProbeAnswer(
+    message: ControlMessage & { readonly type: "probe_answer" },
+    leg: Leg,
+    from: TransportAddress,
+    now: Instant,
+  ): void {
+    const pair = this.#pairs.get(pairKey(leg, from));
+    if (pair === undefined || !pair.onAnswer(message.transaction, now)) return;
+    if (message.answered) pair.peerConfirmed = true;
+    if (pair === this.#selected) this.#waitingSince = undefined;
+    stopPair(pair);
+    this.#consider(pair);
+    // Tell the peer that this pair is proven from our side, so that both know: one more probe, with `answered` set.
+    if (!pair.peerConfirmed && this.#mayProbe(pair, now)) this.#probe(pair, now);
+  }
+
+  /** Any authentic frame on a pair: it lives. */
+  handleReceived(leg: Leg, from: TransportAddress, now: Instant): void {
+    const pair = this.#pairs.get(pairKey(leg, from));
+    if (pair === undefined) return;
+    pair.receivedAt = now;
+    if (pair !== this.#selected) return;
+    this.#waitingSince = undefined;
+    pair.unanswered = 0;
+  }
+
+  /** Data left on the selected pair. */
+  handleSent(now: Instant): void {
+    this.#waitingSince ??= now;
+  }
+
+  handleTimeout(now: Instant): void {
+    if (!this.#isEnabled) return;
+    if (this.#scheduled !== undefined && now >= this.#scheduled.fireAt) {
+      const { round } = this.#scheduled;
+      this.#scheduled = undefined;
+      this.#beginRound(now);
+      this.#actions.push({ type: "fired", round, at: now });
+    }
+    for (const pair of this.#pairs.values()) this.#probeIfDue(pair, now);
+    if (this.#roundEndsAt !== undefined && now >= this.#roundEndsAt) this.#roundEndsAt = undefined;
+    this.#watchSelected(now);
+    this.#requestRoundIfDue(now);
+  }
+
+  deadline(): Instant | undefined {
+    if (!this.#isEnabled) return undefined;
+    let first = earliest(this.#scheduled?.fireAt, this.#roundEndsAt, this.#watchAt(), this.#requestAt());
+    for (const pair of this.#pairs.values()) first = earliest(first, pair.nextProbeAt);
+    return first;
+  }
+
+  poll(): PathAction | undefined {
+    return this.#actions.shift();
+  }
+
+  // Candidates and pairs
+
+  #makePairs(): void {
+    for (const { kind, address } of this.#remote?.candidates ?? []) {
+      const leg = isIPv6(address.ip) ? this.#legs.ipv6 : this.#legs.ipv4;
+      if (leg === undefined || !this.#isAllowed(address)) continue;
+      const isLocal = this.#options.isDirectlyConnected(address.ip);
+      const isAttested = this.#attested.some((attested) => sameTransportAddress(attested, address));
+      const known = this.#pairs.get(pairKey(leg, address));
+      if (known === undefined) this.#addPair(leg, address, kind, isLocal || isAttested, isLocal);
+      else {
+        known.isTrusted ||= isLocal || isAttested;
+        if (known.origin === "peer-reflexive") known.origin = kind;
+      }
+    }
+  }
+
+  #addPeerReflexive(leg: Leg, from: TransportAddress): Pair | undefined {
+    if ((leg !== this.#legs.ipv4 && leg !== this.#legs.ipv6) || !this.#isAllowed(from)) return undefined;
+    const reflexive = this.pairs().filter((pair) => pair.origin === "peer-reflexive");
+    if (reflexive.length >= MAX_PEER_REFLEXIVE) {
+      const oldest = reflexive.find((pair) => !pair.isValid && pair !== this.#selected);
+      if (oldest === undefined) return undefined;
+      this.#pairs.delete(pairKey(oldest.leg, oldest.remote));
+    }
+    return this.#addPair(leg, from, "peer-reflexive", false, this.#options.isDirectlyConnected(from.ip));
+  }
+
+  #addPair(
+    leg: Leg,
+    remote: TransportAddress,
+    origin: PairOrigin,
+    isTrusted: boolean,
+    isLocal: boolean,
+  ): Pair | undefined {
+    if (this.#pairs.size >= MAX_PAIRS) return undefined;
+    const pair = new Pair({ leg, remote, packedRemote: packAddress(remote), origin, isTrusted, isLocal });
+    this.#pairs.set(pairKey(leg, remote), pair);
+    // A candidate that comes late joins the round that is running.
+    if (this.#roundEndsAt !== undefined && this.#scheduled === undefined)
+      startPair(pair, after(this.#roundEndsAt, -ROUND_END_MS));
+    return pair;
+  }
+
+  #isAllowed(address: TransportAddress): boolean {
+    return (
+      address.port > 0 && isProbeable(address.ip, this.#options.allowLoopback) && !this.#options.isForbidden(address)
+    );
+  }
+
+  // Probing
+
+  #beginRound(now: Instant): void {
+    this.#roundEndsAt = after(now, ROUND_END_MS);
+    // Likeliest first, since all leave within the same millisecond and a slow router takes them in order.
+    const ordered = this.pairs().toSorted((a, b) => rank(a) - rank(b));
+    for (const pair of ordered) {
+      startPair(pair, now);
+      this.#probeIfDue(pair, now);
+    }
+  }
+
+  #probeIfDue(pair: Pair, now: Instant): void {
+    if (pair.nextProbeAt === undefined || now < pair.nextProbeAt) return;
+    const { roundStep, roundStartedAt } = pair;
+    // A path works and the other pairs have had their chance to be better.
+    if (this.#selected !== undefined && roundStartedAt !== undefined && now - roundStartedAt > SETTLE_MS) {
+      stopPair(pair);
+      return;
+    }
+    if (roundStep !== undefined && roundStartedAt !== undefined) {
+      let step = roundStep + 1;
+      while (step < ROUND_MS.length && after(roundStartedAt, ROUND_MS[step] ?? 0) <= now) step++;
+      const offset = ROUND_MS[step];
+      pair.roundStep = offset === undefined ? undefined : step;
+      pair.nextProbeAt = offset === undefined ? this.#backgroundAt(pair, now) : after(roundStartedAt, offset);
+    } else {
+      pair.nextProbeAt = this.#backgroundAt(pair, now);
+    }
+    if (this.#mayProbe(pair, now)) this.#probe(pair, now);
+    else if (!pair.mayProbe) stopPair(pair);
+  }
+
+  /** The slow probing that never ends, as long as the peer is in use and has no path. */
+  #backgroundAt(pair: Pair, now: Instant): Instant | undefined {
+    return this.#selected === undefined && this.#isInUse && pair.isTrusted ? after(now, BACKGROUND_MS) : undefined;
+  }
+
+  #mayProbe(pair: Pair, now: Instant): boolean {
+    return pair.mayProbe && (pair.isValid || this.#options.budget.take(pair.remote.ip, now));
+  }
+
+  #probe(pair: Pair, now: Instant): void {
+    const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
+    const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+    pair.onProbeSent(transaction, now);
+    this.#send(pair, { type: "probe", transaction, round: this.#round, answered: pair.isValid });
+  }
+
+  #send(pair: Pair, message: ControlMessage): void {
+    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message });
+  }
+
+  #requestAt(): Instant | undefined {
+    return this.#selected === undefined &&
+      this.#isInUse &&
+      this.#scheduled === undefined &&
+      this.#roundEndsAt === undefined
+      ? this.#nextRequestAt
+      : undefined;
+  }
+
+  #requestRoundIfDue(now: Instant): void {
+    const at = this.#requestAt();
+    if (at === undefined || now < at) return;
+    const wait = ROUND_REQUEST_MS[Math.min(this.#requests, ROUND_REQUEST_MS.length - 1)] ?? 0;
+    this.#requests++;
+    this.#nextRequestAt = after(now, wait);
+    this.#actions.push({ type: "request_round" });
+  }
+
+  // Selection and consent
+
+  /** Takes a freshly proven pair if it is the first, or clearly better. */
+  #consider(pair: Pair): void {
+    const current = this.#selected;
+    if (current === pair) return;
+    if (current === undefined) {
+      this.#select(pair, "first direct path that answered");
+      return;
+    }
+    if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path");
+  }
+
+  #select(pair: Pair | undefined, reason: string): void {
+    if (this.#selected === pair) return;
+    this.#selected = pair;
+    this.#waitingSince = undefined;
+    if (pair !== undefined) this.#requests = 0;
+    this.#actions.push({ type: "selected", pair, reason });
+  }
+
+  #watchAt(): Instant | undefined {
+    const pair = this.#selected;
+    if (pair === undefined) return undefined;
+    if (pair.unanswered > 0 && pair.lastProbeAt !== undefined) {
+      return after(pair.lastProbeAt, SUSPECT_PROBE_MS + 2 * (pair.rttMs ?? 0));
+    }
+    const heardAt = pair.receivedAt ?? pair.answeredAt;
+    const provenAt = pair.answeredAt ?? heardAt;
+    const suspectAt = this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS);
+    const consentAt = provenAt === undefined ? undefined : after(provenAt, this.#isInUse ? CONSENT_MS : KEEPALIVE_MS);
+    return earliest(suspectAt, consentAt);
+  }
+
+  #watchSelected(now: Instant): void {
+    const pair = this.#selected;
+    const at = this.#watchAt();
+    if (pair === undefined || at === undefined || now < at) return;
+    if (pair.unanswered < DEAD_AFTER_UNANSWERED) {
+      this.#probe(pair, now);
+      return;
+    }
+    pair.invalidate();
+    const next = this.pairs()
+      .filter((other) => other.isValid)
+      .toSorted((a, b) => score(a) - score(b))[0];
+    this.#select(next, "the path stopped answering");
+    // The peer may not have noticed, and the coordinator may be away: begin at once and alone, and ask for a synchronised round too.
+    this.#requests = 0;
+    this.#nextRequestAt = now;
+    if (next === undefined) {
+      this.#actions.push({ type: "request_round" });
+      this.#requests = 1;
+      this.#nextRequestAt = after(now, ROUND_REQUEST_MS[0] ?? 0);
+    }
+    this.#beginRound(now);
+  }
+}
+
+const pairKey = (leg: Leg, remote: TransportAddress): string => `${leg}|${remote.ip}|${remote.port}`;
+
+function startPair(pair: Pair, at: Instant): void {
+  pair.roundStep = 0;
+  pair.roundStartedAt = at;
+  pair.nextProbeAt = at;
+}
+
+function stopPair(pair: Pair): void {
+  pair.roundStep = undefined;
+  pair.roundStartedAt = undefined;
+  pair.nextProbeAt = undefined;
+}
+
+/** Order of first probes: the LAN, then what the coordinator has seen, then the rest. */
+const rank = (pair: Pair): number => (pair.isLocal ? 0 : pair.isTrusted ? 1 : 2);
+
+/** Milliseconds; lower is better. IPv6 gets a small bonus since no NAT can take its mapping away, the LAN a larger one. */
+const score = (pair: Pair): number =>
+  (pair.rttMs ?? Number.POSITIVE_INFINITY) - (pair.isLocal ? 5 : 0) - (isIPv6(pair.remote.ip) ? 1 : 0);
