@@ -1,4 +1,5 @@
 /** A lab leaves nothing behind: neither when it ends in order nor when its owner exits or is killed. */
+import { existsSync, readFileSync } from "node:fs";
 import { expect, it } from "vitest";
 import { labNamespaces, removeStaleLabs } from "./namespace.ts";
 import { LabProcess } from "./process.ts";
@@ -11,12 +12,16 @@ const owner = (then: string): LabProcess =>
     "-e",
     `const { createLab } = await import(${JSON.stringify(`${import.meta.dirname}/topology.ts`)});
      const lab = await createLab({ sites: [{ nat: "portrestricted" }], roundTripMs: 10 });
+     console.log(lab.directory("state"));
      console.log(lab.site(1).host.spawn(["sleep", "60"]).pid);
      ${then}`,
   ]);
 
 const sleeperPid = async (process: LabProcess): Promise<number> =>
-  process.waitFor("pid", ({ text, source }) => (source === "stdout" ? Number(text) : undefined), 10_000);
+  process.waitFor("pid", ({ text }) => (/^\d+$/.test(text) ? Number(text) : undefined), 10_000);
+
+const directoryOf = async (process: LabProcess): Promise<string> =>
+  process.waitFor("directory", ({ text }) => (text.startsWith("/") ? text : undefined), 10_000);
 
 const ownedBy = (pid: number): string[] =>
   labNamespaces().flatMap((namespace) => (namespace.pid === pid ? [namespace.name] : []));
@@ -32,8 +37,9 @@ it("destroy removes the namespaces and ends the programs in them", async () => {
 
 it("an owner that exits without destroy takes its lab along", async () => {
   const child = owner("process.exit(0);");
-  const sleeper = await sleeperPid(child);
+  const [sleeper, directory] = [await sleeperPid(child), await directoryOf(child)];
   await child.exited;
+  expect(existsSync(directory)).toBe(false);
   expect(ownedBy(child.pid)).toEqual([]);
   expect(isRunning(sleeper)).toBe(false);
 });
@@ -42,12 +48,14 @@ it("what a killed owner leaves behind is removed at the next start, other labs s
   const [killed, living] = [owner("await Bun.sleep(60_000);"), owner("await Bun.sleep(60_000);")];
   try {
     const [stale, kept] = [await sleeperPid(killed), await sleeperPid(living)];
+    const [staleDirectory, keptDirectory] = [await directoryOf(killed), await directoryOf(living)];
     killed.signal("SIGKILL");
     await killed.exited;
     expect(ownedBy(killed.pid)).toHaveLength(4);
     await removeStaleLabs();
     expect(ownedBy(killed.pid)).toEqual([]);
     expect(isRunning(stale)).toBe(false);
+    expect([existsSync(staleDirectory), existsSync(keptDirectory)]).toEqual([false, true]);
     expect(ownedBy(living.pid)).toHaveLength(4);
     expect(isRunning(kept)).toBe(true);
   } finally {
@@ -58,8 +66,11 @@ it("what a killed owner leaves behind is removed at the next start, other labs s
 });
 
 function isRunning(pid: number): boolean {
-  // Signal 0 asks only; a killed child of ours is a zombie until it is read, so look at the state as well.
-  const { stdout } = Bun.spawnSync(["ps", "-o", "stat=", "-p", `${pid}`]);
-  const state = stdout.toString().trim();
-  return state !== "" && !state.startsWith("Z");
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    // A killed program whose parent has not looked yet is a zombie.
+    return stat.slice(stat.lastIndexOf(")") + 2, stat.lastIndexOf(")") + 3) !== "Z";
+  } catch {
+    return false;
+  }
 }

@@ -3,13 +3,16 @@
  *
  * A namespace is called `tm<pid>_<start>_<count>-<role>`, the first three in base 36: process id and start time (clock ticks since
  * boot, /proc/<pid>/stat field 22) of the process that owns the lab, and how many it made before. So any later lab can tell that
- * the owner is gone, pid reuse included, and removes what a crash has left behind.
+ * the owner is gone, pid reuse included, and removes what a crash has left behind. Files of the lab's programs live under the same
+ * name in the temporary directory and go with it.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type CommandOptions, type CommandOutput, type Environment, LabProcess, run, runChecked } from "./process.ts";
 
 const NETNS_DIR = "/run/netns";
-const LAB_NAME = /^tm([0-9a-z]+)_([0-9a-z]+)_[0-9a-z]+-/;
+const LAB_NAME = /^tm([0-9a-z]+)_([0-9a-z]+)_[0-9a-z]+-[a-z0-9-]+$/;
 
 let labsMade = 0;
 const live = new Set<Namespaces>();
@@ -18,6 +21,7 @@ export class Namespaces {
   readonly prefix: string;
   readonly #roles: string[] = [];
   readonly #processes: LabProcess[] = [];
+  #directories = 0;
 
   private constructor(prefix: string) {
     this.prefix = prefix;
@@ -62,6 +66,13 @@ export class Namespaces {
     return child;
   }
 
+  /** A new empty directory that is removed with the lab; `name` tells people whose it is. */
+  directory(name: string): string {
+    const path = join(tmpdir(), `${this.prefix}files`, `${name}-${this.#directories++}`);
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    return path;
+  }
+
   /** Every program started by `spawn`, for the logs of a failed test. */
   get processes(): readonly LabProcess[] {
     return this.#processes;
@@ -72,6 +83,7 @@ export class Namespaces {
     for (const child of this.#processes) if (child.running) child.signal("SIGKILL");
     await removeNamespaces(this.#roles.map((role) => this.prefix + role));
     await Promise.all(this.#processes.map((child) => child.exited));
+    removeFiles(this.prefix);
     live.delete(this);
   }
 
@@ -82,6 +94,7 @@ export class Namespaces {
       killAll(Bun.spawnSync(["ip", "netns", "pids", this.prefix + role]).stdout.toString());
       Bun.spawnSync(["ip", "netns", "delete", this.prefix + role]);
     }
+    removeFiles(this.prefix);
     live.delete(this);
   }
 
@@ -94,6 +107,9 @@ export class Namespaces {
 export async function removeStaleLabs(): Promise<string[]> {
   const stale = labNamespaces().filter(({ pid, ticks }) => startTicks(pid) !== ticks);
   await removeNamespaces(stale.map(({ name }) => name));
+  for (const { name, pid, ticks } of labsAmong(readdirSync(tmpdir()))) {
+    if (startTicks(pid) !== ticks) removeFiles(name.slice(0, name.indexOf("-") + 1));
+  }
   return stale.map(({ name }) => name);
 }
 
@@ -105,6 +121,10 @@ export function labNamespaces(): { name: string; pid: number; ticks: number }[] 
   } catch {
     return []; // Nobody has made a namespace since boot.
   }
+  return labsAmong(names);
+}
+
+function labsAmong(names: readonly string[]): { name: string; pid: number; ticks: number }[] {
   return names.flatMap((name) => {
     const match = LAB_NAME.exec(name);
     return match === null
@@ -112,6 +132,9 @@ export function labNamespaces(): { name: string; pid: number; ticks: number }[] 
       : [{ name, pid: Number.parseInt(match[1] ?? "", 36), ticks: Number.parseInt(match[2] ?? "", 36) }];
   });
 }
+
+const removeFiles = (prefix: string): void =>
+  rmSync(join(tmpdir(), `${prefix}files`), { recursive: true, force: true });
 
 async function removeNamespaces(names: readonly string[]): Promise<void> {
   await Promise.all(

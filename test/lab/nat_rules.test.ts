@@ -11,6 +11,10 @@ const SERVERS: readonly TransportAddress[] = ["203.0.113.10", "203.0.113.11"].fl
   [3478, 3479].map((port) => ({ ip, port })),
 );
 const SERVER: TransportAddress = { ip: "203.0.113.10", port: 3478 };
+/** Debian's package stun-client. Without it our own sockets are the only judge, and the report says so. */
+const DEBIAN_CLIENT = Bun.which("stun") !== null;
+if (!DEBIAN_CLIENT)
+  console.log("Debian's stun client is not installed (stun-client): NAT kinds are judged by our own probes only");
 /** Long enough for a datagram that is not dropped, in a lab without delay. */
 const NOTHING_MS = 300;
 
@@ -87,6 +91,7 @@ describe("a NAT of kind", () => {
       for (const address of mapped) expect(address.ip).toBe(lab.site(1).publicAddress);
       ports(mapped.map(({ port }) => port));
       expect(await filtering(await prober.bind(), SERVER)).toBe(expected);
+      if (!DEBIAN_CLIENT) return;
       let verdict = "";
       // A random port may be the same twice, one time in 256 at worst; the client then takes the mapping for an independent one.
       for (let round = 0; round < 3 && !verdict.includes(debian); round += 1) {
@@ -180,7 +185,7 @@ describe("an exit policy", () => {
       await startStunServer(lab);
       const [here, there] = [new UdpProber(lab.site(1).host), new UdpProber(lab.site(2).host)];
       expect(await mappedAddress(await here.bind(), SERVER, NOTHING_MS)).toBeUndefined();
-      expect(await debianVerdict(lab.site(1).host)).toContain("Blocked");
+      if (DEBIAN_CLIENT) expect(await debianVerdict(lab.site(1).host)).toContain("Blocked");
       const one = await here.bind(5000, lab.site(1).host.ipv6Address);
       const two = await there.bind(5000, lab.site(2).host.ipv6Address);
       expect(await mappedAddress(one, { ip: "2001:db8::10", port: 3478 })).toEqual(one.local);

@@ -369,6 +369,11 @@ export class Lab {
     this.#cleanups.push(cleanup);
   }
 
+  /** A new empty directory for a program's files, removed with the lab. */
+  directory(name: string): string {
+    return this.#namespaces.directory(name);
+  }
+
   /** Output of every program started in the lab, for the report of a failed test. */
   logs(): string {
     return this.#namespaces.processes

@@ -4,7 +4,10 @@
  * Usage: `bun traffic.ts serve ADDRESS PORT` answers UDP datagrams and swallows TCP streams, telling at the end of each how many bytes
  * came; `bun traffic.ts rtt ADDRESS PORT COUNT` prints the round trips in milliseconds as a JSON array, null for a lost one;
  * `bun traffic.ts send ADDRESS PORT BYTES` prints the milliseconds until the other side has confirmed them all.
+ * `bun traffic.ts http-serve ADDRESS PORT BYTES` serves a random file after printing its SHA-256, `bun traffic.ts http-get ADDRESS PORT`
+ * fetches it and prints `{ "sha256", "bytes", "milliseconds" }`.
  */
+import { createHash, randomBytes } from "node:crypto";
 import { createSocket } from "node:dgram";
 import { createConnection, createServer } from "node:net";
 
@@ -27,8 +30,15 @@ switch (mode) {
     console.log(await send(amount));
     process.exit(0);
     break;
+  case "http-serve":
+    httpServe();
+    break;
+  case "http-get":
+    console.log(JSON.stringify(await httpGet()));
+    process.exit(0);
+    break;
   default:
-    console.error("Usage: bun traffic.ts serve|rtt|send ADDRESS PORT [COUNT|BYTES]");
+    console.error("Usage: bun traffic.ts serve|rtt|send|http-serve|http-get ADDRESS PORT [COUNT|BYTES]");
     process.exit(2);
 }
 
@@ -97,4 +107,18 @@ async function send(bytes: number): Promise<number> {
       else reject(new Error(`Only ${reply.toString().trim()} of ${bytes} bytes arrived`));
     });
   });
+}
+
+function httpServe(): void {
+  const file = randomBytes(amount);
+  Bun.serve({ hostname: address, port, fetch: () => new Response(file) });
+  console.log(createHash("sha256").update(file).digest("hex"));
+}
+
+async function httpGet(): Promise<{ sha256: string; bytes: number; milliseconds: number }> {
+  const startedAt = performance.now();
+  const host = address.includes(":") ? `[${address}]` : address;
+  const body = new Uint8Array(await (await fetch(`http://${host}:${port}/`)).arrayBuffer());
+  const milliseconds = performance.now() - startedAt;
+  return { sha256: createHash("sha256").update(body).digest("hex"), bytes: body.length, milliseconds };
 }

@@ -1,0 +1,321 @@
+/**
+ * The product inside a lab: the real coordinator under Deno and the real compiled agents, driven by nothing but the command line
+ * contract (options, exit codes, `--json` output, events), as any user's scripts would.
+ *
+ * Everything is bounded by a timeout, and everything ends with the lab. Times are `performance.now()` of the test process.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { EventLog, type LoggedEvent } from "./json_events.ts";
+import { type CommandOutput, type Environment, type LabProcess, runChecked } from "./process.ts";
+import type { Host, Lab, Machine } from "./topology.ts";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const DENO = join(ROOT, "node_modules", ".bin", "deno");
+/** The agent under test; LAB_AGENT names another build, such as that of a release. */
+const AGENT = process.env["LAB_AGENT"] ?? join(ROOT, "dist", "tunnelmesh-agent");
+const TRAFFIC = fileURLToPath(new URL("traffic.ts", import.meta.url));
+/** Deno checks and starts the coordinator in about a second, on a machine that two labs share. */
+const READY_TIMEOUT_MS = 15_000;
+const JOIN_TIMEOUT_MS = 10_000;
+/** Added to the seconds that a command was told to wait, before we take it for hung. */
+const HANG_MS = 3_000;
+const HTTP_PORT = 8000;
+
+export interface CoordinatorOptions {
+  /** HTTP listeners; default `http://0.0.0.0:8080`. The first one names the port of `url`. */
+  readonly listen?: readonly string[];
+  /** Addresses that answer STUN; default all of the coordinator's. */
+  readonly stunAddresses?: readonly string[];
+  /** State of an earlier coordinator, to start it again. */
+  readonly dataDir?: string;
+  readonly extra?: readonly string[];
+  readonly env?: Environment;
+  /** Where it runs; default the lab's coordinator. */
+  readonly machine?: Machine;
+}
+
+export class MeshCoordinator {
+  readonly machine: Machine;
+  readonly process: LabProcess;
+  readonly events: EventLog;
+  readonly dataDir: string;
+  /** What agents are given. */
+  readonly url: string;
+
+  constructor(machine: Machine, process: LabProcess, dataDir: string, url: string) {
+    this.machine = machine;
+    this.process = process;
+    this.events = new EventLog(process);
+    this.dataDir = dataDir;
+    this.url = url;
+  }
+
+  /** Runs another coordinator command beside the running one, such as `["peer", "list"]`, and returns its `--json` output. */
+  async admin(command: readonly string[]): Promise<unknown> {
+    const output = await this.machine.execChecked(
+      [DENO, ...COORDINATOR, ...command, "--data-dir", this.dataDir, "--json"],
+      { cwd: ROOT, timeoutMs: READY_TIMEOUT_MS },
+    );
+    return JSON.parse(output);
+  }
+
+  async createKey(options: { readonly reusable?: boolean; readonly expires?: string } = {}): Promise<string> {
+    const created = await this.admin([
+      "key",
+      "create",
+      ...(options.reusable === true ? ["--reusable"] : []),
+      ...(options.expires === undefined ? [] : ["--expires", options.expires]),
+    ]);
+    if (typeof created === "object" && created !== null && "key" in created && typeof created.key === "string") {
+      return created.key;
+    }
+    throw new Error(`"key create --json" printed no key: ${JSON.stringify(created)}`);
+  }
+
+  async stop(): Promise<number> {
+    return this.process.stop();
+  }
+}
+
+const COORDINATOR = ["run", "-P", "coordinator/main.ts"] as const;
+
+/** Starts the coordinator and waits for its `ready` event. */
+export async function startCoordinator(lab: Lab, options: CoordinatorOptions = {}): Promise<MeshCoordinator> {
+  const machine = options.machine ?? lab.coordinator;
+  const listen = options.listen ?? ["http://0.0.0.0:8080"];
+  const dataDir = options.dataDir ?? lab.directory("coordinator");
+  const stun = options.stunAddresses ?? [...machine.addresses, ...machine.ipv6Addresses];
+  const child = machine.spawn(
+    [
+      DENO,
+      ...COORDINATOR,
+      ...listen.flatMap((value) => ["--listen", value]),
+      ...stun.flatMap((value) => ["--stun-address", value]),
+      "--data-dir",
+      dataDir,
+      "--log-format",
+      "json",
+      ...(options.extra ?? []),
+    ],
+    options.env,
+    ROOT,
+  );
+  const [, scheme = "http", port = "8080"] = /^(https?):\/\/.*:(\d+)$/.exec(listen[0] ?? "") ?? [];
+  const coordinator = new MeshCoordinator(machine, child, dataDir, `${scheme}://${machine.address}:${port}`);
+  await coordinator.events.next("ready", { timeoutMs: READY_TIMEOUT_MS });
+  return coordinator;
+}
+
+export type PathKind = "direct" | "ssh" | "websocket";
+
+/** `status --json`; fields may be added, so tests name those they look at. */
+export interface AgentStatus {
+  readonly schema: 1;
+  readonly self: {
+    readonly name: string;
+    readonly id: string;
+    readonly meshIPv4: string;
+    readonly meshIPv6: string;
+    readonly tun: string | null;
+    readonly nat: {
+      readonly label: string;
+      readonly certain: boolean;
+      readonly mapping: string;
+      readonly filtering: string;
+      readonly allocation: string;
+      readonly publicAddress: string | null;
+    };
+    readonly coordinator: { readonly url: string; readonly connected: boolean; readonly rttMs: number };
+  };
+  readonly peers: readonly PeerStatus[];
+}
+
+export interface PeerStatus {
+  readonly name: string;
+  readonly id: string;
+  readonly fingerprint: string;
+  readonly meshIPv4: string;
+  readonly meshIPv6: string;
+  readonly online: boolean;
+  readonly path: {
+    readonly kind: PathKind;
+    readonly legs: { readonly local: string; readonly remote: string } | null;
+    readonly localAddress: string;
+    readonly remoteAddress: string;
+    readonly rttMs: number;
+    readonly since: string;
+  } | null;
+  readonly why: string;
+  readonly rxBytes: number;
+  readonly txBytes: number;
+  readonly history: readonly {
+    readonly at: string;
+    readonly from: string | null;
+    readonly to: string | null;
+    readonly reason: string;
+  }[];
+}
+
+export interface AgentOptions {
+  readonly name: string;
+  readonly url: string;
+  /** Not needed with the state of an earlier agent. */
+  readonly key?: string;
+  readonly stateDir?: string;
+  readonly extra?: readonly string[];
+  readonly env?: Environment;
+  /** Waits for the `joined` event; default true. */
+  readonly waitJoined?: boolean;
+}
+
+export class MeshAgent {
+  readonly host: Host;
+  readonly name: string;
+  readonly stateDir: string;
+  readonly process: LabProcess;
+  readonly events: EventLog;
+
+  constructor(host: Host, name: string, stateDir: string, process: LabProcess) {
+    this.host = host;
+    this.name = name;
+    this.stateDir = stateDir;
+    this.process = process;
+    this.events = new EventLog(process);
+  }
+
+  /** Runs a command of the agent beside the running one. A non-zero exit code is part of the answer. */
+  async command(command: readonly string[], timeoutMs = 10_000): Promise<CommandOutput> {
+    return this.host.exec([AGENT, ...command, "--state-dir", this.stateDir], { timeoutMs });
+  }
+
+  async status(): Promise<AgentStatus> {
+    const output = await this.command(["status", "--json"]);
+    if (output.code !== 0) {
+      throw new Error(`"status --json" of ${this.name} ended with exit code ${output.code}: ${output.stderr.trim()}`);
+    }
+    return JSON.parse(output.stdout) as AgentStatus;
+  }
+
+  async peer(name: string): Promise<PeerStatus> {
+    const { peers } = await this.status();
+    const peer = peers.find((candidate) => candidate.name === name);
+    if (peer === undefined) throw new Error(`${this.name} knows no peer "${name}"`);
+    return peer;
+  }
+
+  /** `wait --for ...`, whose exit code says whether it came to pass. */
+  async wait(what: "joined" | `peer=${string}` | `direct=${string}`, timeoutSeconds: number): Promise<number> {
+    const command = ["wait", "--for", what, "--timeout", `${timeoutSeconds}`];
+    return (await this.command(command, timeoutSeconds * 1_000 + HANG_MS)).code;
+  }
+
+  /** Fails, with what the agent says about the path, when there is no direct one in time. */
+  async waitDirect(peer: string, timeoutSeconds = 10): Promise<void> {
+    const code = await this.wait(`direct=${peer}`, timeoutSeconds);
+    if (code === 0) return;
+    const why = (await this.command(["why", peer])).stdout.trim();
+    throw new Error(
+      `No direct path from ${this.name} to ${peer} within ${timeoutSeconds} s (exit code ${code}): ${why}`,
+    );
+  }
+
+  /** The first time a path to `peer` became direct, at or after `since`. */
+  async directEvent(peer: string, options: { since?: number; timeoutMs?: number } = {}): Promise<LoggedEvent> {
+    const accept = (fields: Readonly<Record<string, unknown>>): boolean =>
+      fields["peer"] === peer && fields["to"] === "direct";
+    return this.events.next("path_changed", { accept, ...options });
+  }
+
+  /** SIGTERM; the exit code of a clean shutdown is 0. */
+  async stop(): Promise<number> {
+    return this.process.stop();
+  }
+
+  /** SIGKILL, as a crash. */
+  async kill(): Promise<void> {
+    this.process.signal("SIGKILL");
+    await this.process.exited;
+  }
+}
+
+/** Starts `tunnelmesh-agent up` and, unless told otherwise, waits until it has joined. */
+export async function startAgent(lab: Lab, host: Host, options: AgentOptions): Promise<MeshAgent> {
+  if (!existsSync(AGENT)) throw new Error(`No agent at ${AGENT}: run "npm run build" first`);
+  const stateDir = options.stateDir ?? lab.directory(`agent-${options.name}`);
+  const child = host.spawn(
+    [
+      AGENT,
+      "up",
+      options.url,
+      "--name",
+      options.name,
+      ...(options.key === undefined ? [] : ["--key", options.key]),
+      "--state-dir",
+      stateDir,
+      "--log-format",
+      "json",
+      ...(options.extra ?? []),
+    ],
+    options.env,
+  );
+  const agent = new MeshAgent(host, options.name, stateDir, child);
+  if (options.waitJoined !== false) await agent.events.next("joined", { timeoutMs: JOIN_TIMEOUT_MS });
+  return agent;
+}
+
+/** Coordinator and one agent per host, named `h1-1`, `h2-1` and so on as the hosts, all joined. */
+export async function startMesh(
+  lab: Lab,
+  options: { readonly coordinator?: CoordinatorOptions; readonly agent?: Partial<AgentOptions> } = {},
+): Promise<{ coordinator: MeshCoordinator; agents: readonly MeshAgent[]; key: string }> {
+  const coordinator = await startCoordinator(lab, options.coordinator);
+  const key = await coordinator.createKey({ reusable: true });
+  const agents = await Promise.all(
+    lab.hosts.map(async (host) =>
+      startAgent(lab, host, { name: host.role, url: coordinator.url, key, ...options.agent }),
+    ),
+  );
+  return { coordinator, agents, key };
+}
+
+export interface Transfer {
+  readonly milliseconds: number;
+  readonly bytes: number;
+}
+
+/** Fetches a random file over HTTP from one agent's mesh address to the other's host; fails unless every byte is right. */
+export async function transferFile(
+  from: MeshAgent,
+  to: MeshAgent,
+  options: { readonly bytes?: number; readonly ipv6?: boolean; readonly timeoutMs?: number } = {},
+): Promise<Transfer> {
+  const { meshIPv4, meshIPv6 } = (await from.status()).self;
+  const address = options.ipv6 === true ? meshIPv6 : meshIPv4;
+  const bytes = options.bytes ?? 10_000_000;
+  const server = from.host.spawn([process.execPath, TRAFFIC, "http-serve", address, `${HTTP_PORT}`, `${bytes}`]);
+  try {
+    const checksum = await server.waitFor(
+      "checksum",
+      (line) => (/^[0-9a-f]{64}$/.test(line.text) ? line.text : undefined),
+      5_000,
+    );
+    const output = await to.host.execChecked([process.execPath, TRAFFIC, "http-get", address, `${HTTP_PORT}`], {
+      timeoutMs: options.timeoutMs ?? 15_000,
+    });
+    const got = JSON.parse(output) as { sha256: string; bytes: number; milliseconds: number };
+    if (got.sha256 !== checksum || got.bytes !== bytes) {
+      throw new Error(`The file arrived damaged: ${got.bytes} of ${bytes} bytes, checksum ${got.sha256}`);
+    }
+    return got;
+  } finally {
+    await server.stop();
+  }
+}
+
+/** Compiles the agent unless that has been done; for tests that start it. */
+export async function ensureAgentBuilt(): Promise<void> {
+  if (existsSync(AGENT)) return;
+  await runChecked([process.execPath, join(ROOT, "scripts", "build.ts")], { cwd: ROOT, timeoutMs: 120_000 });
+}
