@@ -248,6 +248,34 @@ describe("a site", () => {
     });
   });
 
+  it.each([
+    { carrier: "fullcone", filtering: "address-and-port-dependent" },
+    { carrier: "symmetric", filtering: "address-and-port-dependent" },
+  ] as const)(
+    "behind a $carrier carrier has the stricter of both behaviours",
+    async ({ carrier, filtering: expected }) => {
+      await withLab({ sites: [{ nat: "portrestricted", carrier }] }, async (lab) => {
+        await startStunServer(lab);
+        const prober = new UdpProber(lab.site(1).host);
+        const socket = await prober.bind(5000);
+        const ports = new Set<number>();
+        for (const server of SERVERS) {
+          const mapped = must(await mappedAddress(socket, server));
+          expect(mapped.ip).toBe("198.51.100.10");
+          ports.add(mapped.port);
+        }
+        if (carrier === "fullcone") expect([...ports]).toEqual([5000]);
+        else expect(ports.size).toBeGreaterThan(1);
+        expect(await filtering(await prober.bind(), SERVER)).toBe(expected);
+        expect(lab.site(1).router?.address).toBe("100.127.1.2");
+        // The home router lets anyone in; what is left is the carrier's filter.
+        await lab.site(1).setNat("fullcone");
+        const left = await filtering(await prober.bind(), SERVER);
+        expect(left).toBe(carrier === "fullcone" ? "endpoint-independent" : expected);
+      });
+    },
+  );
+
   it("may use the private network of another site", async () => {
     const site = { nat: "portrestricted", lan: "192.168.1.0/24" } as const;
     await withLab({ sites: [site, site] }, async (lab) => {
