@@ -64,6 +64,8 @@ export const Hello = v.object({
   /** `tmk_<id>_<secret>_<fingerprint>`, for an identity that is not registered yet. */
   key: v.optional(Text(200)),
   software: Text(64),
+  /** A number that the agent picks anew each time it starts, so that peers know when it has lost its sessions. */
+  instance: v.pipe(v.number(), v.integer(), v.minValue(1)),
 });
 export type Hello = v.InferOutput<typeof Hello>;
 
@@ -76,7 +78,7 @@ export const PeerEntry = v.object({
   meshIPv4: Text(15),
   meshIPv6: Text(39),
   online: v.boolean(),
-  /** Changes each time the agent starts: its peers then know that it has lost its sessions. */
+  /** The `instance` of its last `Hello`; 0 when it has not been seen. */
   instance: v.pipe(v.number(), v.integer(), v.minValue(0)),
 });
 export type PeerEntry = v.InferOutput<typeof PeerEntry>;

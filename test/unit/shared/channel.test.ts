@@ -75,6 +75,7 @@ function pair(accept: (fingerprint: string) => boolean = (f) => f === keyFingerp
     nameIsExplicit: false,
     key: "tmk_a_b_c",
     software: "test",
+    instance: 1,
   };
   return {
     identity,

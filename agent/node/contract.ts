@@ -1,0 +1,94 @@
+/** What goes into and comes out of the node (node.ts). */
+import type { TransportAddress } from "../../shared/address.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
+import type { X25519Key } from "../../shared/session/primitives.ts";
+import type { AgentMessage, PeerEntry } from "../../shared/signal/messages.ts";
+import type { NatReport } from "../../shared/wire/candidates.ts";
+import type { Leg, PlaneCommand } from "../data/plane.ts";
+import type { NatLabel } from "../path/nat_behavior.ts";
+import type { Pair } from "../path/pair.ts";
+import type { PathChange, PathKind, PeerTrust } from "./peer.ts";
+
+export interface NodeEnvironment {
+  random(bytes: number): Uint8Array;
+  /** Unix milliseconds that only grow, across restarts too: handshake timestamps. */
+  timestamp(): number;
+  /** The newest handshake timestamp ever accepted from this peer; 0 for none. */
+  greatestTimestamp(id: PeerId): number;
+  rememberTimestamp(id: PeerId, timestamp: number): void;
+  /** For people only. */
+  wallClockUnixMs(): number;
+}
+
+/** Which id a name belongs to. `pin` is called for a name that is new. */
+export interface Trust {
+  check(name: string, id: PeerId): "new" | "pinned" | "changed" | "blocked";
+  pin(name: string, id: PeerId): void;
+}
+
+export interface NodeOptions {
+  readonly id: PeerId;
+  readonly staticKey: X25519Key;
+  readonly environment: NodeEnvironment;
+  readonly trust: Trust;
+  /** False: `--no-direct`. */
+  readonly useDirect: boolean;
+  /** The whole mesh is one machine: loopback addresses may be probed. */
+  readonly allowLoopback: boolean;
+  /** Is this one of the mesh's own addresses, which are never probed? */
+  readonly isMeshAddress: (ip: string) => boolean;
+}
+
+export type NodeAction =
+  | { readonly type: "signal"; readonly message: AgentMessage }
+  | { readonly type: "plane"; readonly command: PlaneCommand }
+  | { readonly type: "open_leg"; readonly leg: Leg; readonly family: 4 | 6 }
+  | { readonly type: "close_leg"; readonly leg: Leg }
+  | { readonly type: "event"; readonly event: NodeEvent };
+
+export type NodeEvent =
+  | { readonly type: "peer_online"; readonly id: PeerId; readonly name: string }
+  | { readonly type: "peer_offline"; readonly id: PeerId; readonly name: string }
+  /** The key of a name is another than the pinned one: the peer is refused. */
+  | { readonly type: "key_changed"; readonly id: PeerId; readonly name: string }
+  | {
+      readonly type: "nat_detected";
+      readonly label: NatLabel;
+      readonly nat: NatReport;
+      readonly publicAddress: TransportAddress | undefined;
+    }
+  | {
+      readonly type: "path_changed";
+      readonly id: PeerId;
+      readonly name: string;
+      readonly from: PathKind | null;
+      readonly to: PathKind | null;
+      readonly reason: string;
+      readonly remote: TransportAddress | undefined;
+      readonly rttMs: number | undefined;
+    }
+  /** Mesh addresses that should, or should no longer, lead into the TUN device. */
+  | { readonly type: "route_added"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }
+  | { readonly type: "route_removed"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }
+  | {
+      readonly type: "echo_answer";
+      readonly id: PeerId;
+      readonly sequence: number;
+      readonly roundTripMs: number;
+      readonly path: PathKind;
+    };
+
+/** A peer as `status` shows it. */
+export interface PeerView {
+  readonly id: PeerId;
+  readonly entry: PeerEntry;
+  readonly trust: PeerTrust;
+  readonly pair: Pair | undefined;
+  readonly selectedAtUnixMs: number | undefined;
+  readonly nat: NatReport | undefined;
+  readonly inUse: boolean;
+  readonly why: string;
+  readonly rxBytes: number;
+  readonly txBytes: number;
+  readonly history: readonly PathChange[];
+}

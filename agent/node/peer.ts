@@ -1,0 +1,102 @@
+/** One peer as the node knows it: its registry entry, session, paths, use, and what to say about it. */
+import { formatTransportAddress } from "../../shared/address.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
+import type { PeerSession } from "../../shared/session/peer_session.ts";
+import type { PeerEntry } from "../../shared/signal/messages.ts";
+import type { Instant } from "../../shared/time.ts";
+import type { NatReport } from "../../shared/wire/candidates.ts";
+import type { PeerSlot } from "../data/plane.ts";
+import { explainNoDirect } from "../path/nat_behavior.ts";
+import type { Pair } from "../path/pair.ts";
+import type { PeerPaths } from "../path/peer_paths.ts";
+
+/** PRODUCT.md, "In use": data, a stream, `ping` or `forward` moved within this time. */
+export const IN_USE_MS = 120_000;
+/** After this long without use the path is let go. */
+export const IDLE_MS = 300_000;
+/** Path changes remembered for `status`. */
+const MAX_HISTORY = 20;
+
+export type PathKind = "direct" | "ssh" | "websocket";
+
+export interface PathChange {
+  readonly atUnixMs: number;
+  readonly from: PathKind | null;
+  readonly to: PathKind | null;
+  readonly reason: string;
+}
+
+/** Whether the name still belongs to the key that we first saw for it. */
+export type PeerTrust = "pinned" | "changed" | "blocked";
+
+export interface Peer {
+  readonly id: PeerId;
+  readonly slot: PeerSlot;
+  readonly session: PeerSession;
+  readonly paths: PeerPaths;
+  entry: PeerEntry;
+  trust: PeerTrust;
+  /** When data, a ping or a stream last moved, or the peer was opened on joining. */
+  usedAt: Instant | undefined;
+  /** The NAT behind which the peer says it is. */
+  nat: NatReport | undefined;
+  /** The candidate generation that this peer was last told of, as data or in a handshake. */
+  toldGeneration: number;
+  selectedAtUnixMs: number | undefined;
+  handshakesSent: number;
+  initiationsHeard: { second: Instant; count: number };
+  /** Echoes that wait for a path. */
+  waitingEchoes: number[];
+  rxBytes: number;
+  txBytes: number;
+  history: PathChange[];
+}
+
+export function isInUse(peer: Peer, now: Instant): boolean {
+  return peer.usedAt !== undefined && now - peer.usedAt < IN_USE_MS;
+}
+
+export function isIdle(peer: Peer, now: Instant): boolean {
+  return peer.usedAt === undefined || now - peer.usedAt >= IDLE_MS;
+}
+
+export function remember(peer: Peer, change: PathChange): void {
+  peer.history = [...peer.history.slice(1 - MAX_HISTORY), change];
+}
+
+/** One plain sentence about what this peer's traffic gets, and why not better. */
+export function whySentence(
+  peer: Peer,
+  context: { readonly nat: NatReport; readonly connected: boolean; readonly useDirect: boolean; readonly now: Instant },
+): string {
+  const { name, online } = peer.entry;
+  if (peer.trust === "blocked")
+    return `"${name}" is blocked here; "tunnelmesh-agent trust ${name}" would admit it again`;
+  if (peer.trust === "changed") {
+    return `The key of "${name}" is not the one this machine knows, so nothing is sent; if that is right, accept it with "tunnelmesh-agent trust ${name}"`;
+  }
+  const pair = peer.paths.selected;
+  if (pair !== undefined) return directSentence(pair);
+  if (!context.connected)
+    return `The coordinator is not reachable, and there is no direct path that could do without it`;
+  if (!online) return `"${name}" is offline`;
+  if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;
+  if (!peer.session.isEstablished) {
+    return peer.session.isHandshaking ? `Agreeing on keys with "${name}"` : `Idle: a path opens when it is first used`;
+  }
+  if (!peer.paths.hasFailedRound && !isIdle(peer, context.now)) return `Looking for a direct path to "${name}"`;
+  return peer.nat === undefined
+    ? `No direct path yet, and "${name}" has not said how its network behaves`
+    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name))}`;
+}
+
+function directSentence(pair: Pair): string {
+  const how = pair.isLocal
+    ? "over the local network"
+    : pair.remote.ip.includes(":")
+      ? "over IPv6"
+      : "through both routers";
+  return `Direct path ${how} to ${formatTransportAddress(pair.remote)}`;
+}
+
+const lowerFirst = (text: string): string => text.slice(0, 1).toLowerCase() + text.slice(1);
