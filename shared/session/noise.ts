@@ -121,8 +121,11 @@ export class NoiseHandshake {
     return concatBytes(...parts);
   }
 
-  /** The payload, or undefined when the message is not authentic; the object is then as it was before. */
-  readMessage(message: Uint8Array): Uint8Array | undefined {
+  /**
+   * The payload, or undefined when the message is not authentic; the object is then as it was before.
+   * @param accept judges the payload of an authentic message; when it says no, the message counts as not authentic
+   */
+  readMessage(message: Uint8Array, accept: (payload: Uint8Array) => boolean = () => true): Uint8Array | undefined {
     if (this.isComplete || this.isOurTurn) return undefined;
     const before = [
       this.#hash,
@@ -133,11 +136,11 @@ export class NoiseHandshake {
       this.#remoteEphemeral,
     ] as const;
     const payload = this.#readTokens(message);
-    if (payload === undefined) {
+    if (payload === undefined || !accept(payload)) {
       [this.#hash, this.#chainingKey, this.#key, this.#nonce, this.#remoteStatic, this.#remoteEphemeral] = before;
-    } else {
-      this.#next++;
+      return undefined;
     }
+    this.#next++;
     return payload;
   }
 

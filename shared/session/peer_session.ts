@@ -5,7 +5,9 @@
  * for the first authentic frame under it, which proves that the peer has the keys (WireGuard §5.4.3). The epoch before stays open for
  * receiving for a while, so that rekeying loses nothing that is in flight.
  *
- * Crossing initiations: the side with the smaller static key keeps its own, the other side answers and forgets its own.
+ * Crossing initiations: the side with the smaller static key keeps its own for a while; the other side answers, and keeps its own
+ * until the epoch that it answered with is confirmed. Whichever response arrives, both sides then share that epoch: two sides that
+ * both answer and both forget would each wait for the other.
  *
  * Pure. The node decides when to begin and along which way handshake bytes travel; the data path holds the keys.
  */
@@ -34,7 +36,9 @@ export const REJECT_AFTER_MS = 180_000;
 /** The responder of the current epoch takes over the rekey when the initiator has not done it by then. */
 const RESPONDER_REKEY_AFTER_MS = 140_000;
 /** Frames under an older epoch may still be in flight on the slowest relay. */
-const PREVIOUS_EPOCH_MS = 15_000;
+const RETIRED_EPOCH_MS = 15_000;
+/** The epoch before, and what crossing initiations leave over. */
+const MAX_RETIRED = 3;
 /** Signalling takes a round trip or two; a lost UDP handshake should not cost more than a second. */
 const RETRY_MS = 1000;
 const MAX_RETRY_MS = 8000;
@@ -110,7 +114,7 @@ export function openInitiation(
   const ephemeral = new X25519Key(random(32));
   const noise = new NoiseHandshake({ pattern: "IK", initiator: false, prologue: PROLOGUE, staticKey, ephemeral });
   const plaintext = noise.readMessage(packet.noise);
-  const payload = plaintext === undefined ? undefined : decodePayload(plaintext);
+  const payload = plaintext === undefined ? undefined : decodePayload(plaintext, packet.senderIndex);
   const remoteStatic = noise.remoteStatic;
   if (payload === undefined || remoteStatic === undefined) return undefined;
   return { noise, remoteStatic, senderIndex: packet.senderIndex, payload };
@@ -127,7 +131,7 @@ export class PeerSession {
   #retryMs = RETRY_MS;
   #cookie: { readonly value: Uint8Array; readonly expiresAt: Instant } | undefined;
   #payload: CandidateList | undefined;
-  #previous: (Epoch & { readonly dropAt: Instant }) | undefined;
+  #retired: (Epoch & { readonly dropAt: Instant })[] = [];
   #current: Epoch | undefined;
   #next: Epoch | undefined;
   #greatestTimestamp: number;
@@ -161,13 +165,15 @@ export class PeerSession {
 
   /** Does this receiver index belong to one of this session's epochs or to its pending handshake? */
   ownsIndex(index: number): boolean {
-    return [this.#pending, this.#previous, this.#current, this.#next].some((epoch) => epoch?.localIndex === index);
+    return [this.#pending, this.#current, this.#next, ...this.#retired].some((epoch) => epoch?.localIndex === index);
   }
 
-  /** Should a peer in use get new keys by now? */
+  /** Should a peer in use get new keys by now? Also when it has never confirmed the epoch that we answered with. */
   isRekeyDue(now: Instant): boolean {
     const epoch = this.#current;
-    if (epoch === undefined || this.#pending !== undefined) return false;
+    if (this.#pending !== undefined) return false;
+    if (this.#next !== undefined) return now - this.#next.createdAt >= ATTEMPT_MS;
+    if (epoch === undefined) return false;
     return now - epoch.createdAt >= (epoch.initiator ? REKEY_AFTER_MS : RESPONDER_REKEY_AFTER_MS);
   }
 
@@ -186,14 +192,13 @@ export class PeerSession {
   respond(opened: OpenedInitiation, list: CandidateList, now: Instant): boolean {
     if (opened.payload.timestamp <= this.#greatestTimestamp) return false;
     if (this.#pending !== undefined && this.#wins && now - this.#pending.startedAt < CROSSING_MS) return false;
-    const message = opened.noise.writeMessage(encodePayload({ features: FEATURES, timestamp: 0, list }));
+    const localIndex = this.#environment.newIndex();
+    const message = opened.noise.writeMessage(encodePayload({ features: FEATURES, timestamp: 0, list }, localIndex));
     if (message === undefined) return false;
     this.#greatestTimestamp = opened.payload.timestamp;
-    this.#pending = undefined;
-    this.#attemptStartedAt = undefined;
+    if (this.#wins) this.#endAttempt();
 
-    const localIndex = this.#environment.newIndex();
-    if (this.#next !== undefined) this.#drop(this.#next);
+    if (this.#next !== undefined) this.#retire(this.#next, now);
     this.#next = { localIndex, initiator: false, createdAt: now };
     this.#install(opened.noise, localIndex, opened.senderIndex, false);
     const packet: ResponsePacket = {
@@ -211,13 +216,14 @@ export class PeerSession {
   handleResponse(packet: ResponsePacket, now: Instant): boolean {
     const pending = this.#pending;
     if (pending === undefined || packet.receiverIndex !== pending.localIndex) return false;
-    const plaintext = pending.noise.readMessage(packet.noise);
-    const payload = plaintext === undefined ? undefined : decodePayload(plaintext);
+    const decode = (plaintext: Uint8Array): HandshakePayload | undefined =>
+      decodePayload(plaintext, packet.senderIndex);
+    const plaintext = pending.noise.readMessage(packet.noise, (bytes) => decode(bytes) !== undefined);
+    const payload = plaintext === undefined ? undefined : decode(plaintext);
     // A forged response changes nothing: the genuine one may still come.
     if (payload === undefined) return false;
-    this.#pending = undefined;
-    this.#attemptStartedAt = undefined;
-    if (this.#next !== undefined) this.#drop(this.#next);
+    this.#endAttempt();
+    if (this.#next !== undefined) this.#retire(this.#next, now);
     this.#next = undefined;
     this.#install(pending.noise, pending.localIndex, packet.senderIndex, true);
     this.#advance({ localIndex: pending.localIndex, initiator: true, createdAt: now }, now);
@@ -239,24 +245,23 @@ export class PeerSession {
     const next = this.#next;
     if (next === undefined || next.localIndex !== localIndex) return;
     this.#next = undefined;
+    this.#endAttempt();
     this.#actions.push({ type: "activate_epoch", localIndex });
     this.#advance(next, now);
   }
 
   /** Forgets all keys: the peer has restarted, is blocked, or the session is idle. */
   reset(): void {
-    for (const epoch of [this.#previous, this.#current, this.#next]) if (epoch !== undefined) this.#drop(epoch);
-    this.#previous = undefined;
+    for (const epoch of [...this.#retired, this.#current, this.#next]) if (epoch !== undefined) this.#drop(epoch);
+    this.#retired = [];
     this.#current = undefined;
     this.#next = undefined;
-    this.#pending = undefined;
-    this.#attemptStartedAt = undefined;
+    this.#endAttempt();
   }
 
   handleTimeout(now: Instant): void {
     if (this.#attemptStartedAt !== undefined && now >= after(this.#attemptStartedAt, ATTEMPT_MS)) {
-      this.#pending = undefined;
-      this.#attemptStartedAt = undefined;
+      this.#endAttempt();
       this.#actions.push({ type: "handshake_failed" });
     }
     const retryAt = this.#retryAt();
@@ -264,10 +269,8 @@ export class PeerSession {
       this.#retryMs = Math.min(this.#retryMs * 2, MAX_RETRY_MS);
       this.#sendInitiation(now);
     }
-    if (this.#previous !== undefined && now >= this.#previous.dropAt) {
-      this.#drop(this.#previous);
-      this.#previous = undefined;
-    }
+    for (const epoch of this.#retired) if (now >= epoch.dropAt) this.#drop(epoch);
+    this.#retired = this.#retired.filter((epoch) => now < epoch.dropAt);
     if (this.#current !== undefined && now >= after(this.#current.createdAt, REJECT_AFTER_MS)) {
       this.#drop(this.#current);
       this.#current = undefined;
@@ -282,7 +285,7 @@ export class PeerSession {
     return earliest(
       this.#retryAt(),
       this.#attemptStartedAt === undefined ? undefined : after(this.#attemptStartedAt, ATTEMPT_MS),
-      this.#previous?.dropAt,
+      ...this.#retired.map((epoch) => epoch.dropAt),
       this.#current === undefined ? undefined : after(this.#current.createdAt, REJECT_AFTER_MS),
       this.#next === undefined ? undefined : after(this.#next.createdAt, REJECT_AFTER_MS),
     );
@@ -309,9 +312,10 @@ export class PeerSession {
     });
     const list = this.#payload;
     if (list === undefined) return;
-    const message = noise.writeMessage(encodePayload({ features: FEATURES, timestamp: environment.timestamp(), list }));
-    if (message === undefined) return;
     const localIndex = environment.newIndex();
+    const payload = { features: FEATURES, timestamp: environment.timestamp(), list };
+    const message = noise.writeMessage(encodePayload(payload, localIndex));
+    if (message === undefined) return;
     const cookie = this.#cookie !== undefined && now < this.#cookie.expiresAt ? this.#cookie.value : undefined;
     const bytes = encodeHandshake(
       { type: "initiation", senderIndex: localIndex, noise: message },
@@ -330,10 +334,21 @@ export class PeerSession {
   }
 
   #advance(epoch: Epoch, now: Instant): void {
-    if (this.#previous !== undefined) this.#drop(this.#previous);
-    this.#previous =
-      this.#current === undefined ? undefined : { ...this.#current, dropAt: after(now, PREVIOUS_EPOCH_MS) };
+    if (this.#current !== undefined) this.#retire(this.#current, now);
     this.#current = epoch;
+  }
+
+  /** Sends nothing more, but opens what is still on its way. */
+  #retire(epoch: Epoch, now: Instant): void {
+    this.#retired.push({ ...epoch, dropAt: after(now, RETIRED_EPOCH_MS) });
+    if (this.#retired.length <= MAX_RETIRED) return;
+    const oldest = this.#retired.shift();
+    if (oldest !== undefined) this.#drop(oldest);
+  }
+
+  #endAttempt(): void {
+    this.#pending = undefined;
+    this.#attemptStartedAt = undefined;
   }
 
   #drop(epoch: Epoch): void {
@@ -341,15 +356,21 @@ export class PeerSession {
   }
 }
 
-/** Handshake payload: features 4, timestamp 8, candidate list. Trailing bytes are ignored. */
-function encodePayload(payload: HandshakePayload): Uint8Array {
-  const writer = new Writer(256).u32(payload.features).u64(payload.timestamp);
+/**
+ * Handshake payload: sender index 4, features 4, timestamp 8, candidate list. Trailing bytes are ignored.
+ *
+ * The index repeats the packet's header, which anybody who knows the receiver's public key could change: an index that is not the
+ * authenticated one would make us send every frame to nobody.
+ */
+function encodePayload(payload: HandshakePayload, senderIndex: number): Uint8Array {
+  const writer = new Writer(256).u32(senderIndex).u32(payload.features).u64(payload.timestamp);
   writeCandidates(writer, payload.list);
   return writer.finish();
 }
 
-function decodePayload(bytes: Uint8Array): HandshakePayload | undefined {
+function decodePayload(bytes: Uint8Array, senderIndex: number): HandshakePayload | undefined {
   const reader = new Reader(bytes);
+  if (reader.u32() !== senderIndex) return undefined;
   const features = reader.u32();
   const timestamp = reader.u64();
   const list = readCandidates(reader);
