@@ -6,7 +6,8 @@
  * of its own (WireGuard, "DoS mitigation"). Handshakes that come through the authenticated signalling channel skip the cookie:
  * their sender is known, and limited per peer.
  */
-import { concatBytes, utf8 } from "../bytes.ts";
+import { ipBytes, isIPv6 } from "../address.ts";
+import { toHex, utf8 } from "../bytes.ts";
 import { after, type Instant } from "../time.ts";
 import { encodeCookie, handshakeMacs, MAC_BYTES, type Mac } from "../wire/handshake.ts";
 import { aeadOpen, aeadSeal, equalSecret, hmacSha256, sha256 } from "./primitives.ts";
@@ -19,8 +20,8 @@ const COOKIE_SECRET_MS = 120_000;
 /** Handshakes a second that are processed without asking for a cookie; 100 cost about 20 ms of X25519. */
 const UNLOADED_PER_SECOND = 100;
 const PER_SOURCE_PER_SECOND = 10;
-/** Sources remembered at once; beyond it, a source that is not in the table waits for the next second. */
-const MAX_SOURCES = 4096;
+/** However many sources hold cookies, no more than this: a fifth of a second of X25519. The table of sources needs no other cap. */
+const MAX_PER_SECOND = 1000;
 
 export const mac1Of = (responderStatic: Uint8Array): Mac => {
   const key = sha256(MAC1_LABEL, responderStatic);
@@ -54,6 +55,7 @@ export class HandshakeGuard {
   #secretExpiresAt: Instant | undefined;
   #secondStartedAt: Instant | undefined;
   #handled = 0;
+  #admitted = 0;
   readonly #sources = new Map<string, number>();
 
   constructor(ourStatic: Uint8Array, random: (bytes: number) => Uint8Array) {
@@ -64,7 +66,7 @@ export class HandshakeGuard {
   }
 
   /**
-   * @param source ip of the sender, or undefined for a packet that came through signalling
+   * @param source canonical ip of the sender, or undefined for a packet that came through signalling
    * @param senderIndex where a cookie reply goes
    */
   admit(bytes: Uint8Array, source: string | undefined, senderIndex: number, now: Instant): Admission {
@@ -74,7 +76,10 @@ export class HandshakeGuard {
     this.#startSecond(now);
     if (source === undefined) return { admitted: true };
     this.#handled++;
-    if (this.#handled <= UNLOADED_PER_SECOND) return { admitted: true };
+    if (this.#handled <= UNLOADED_PER_SECOND) {
+      this.#admitted++;
+      return { admitted: true };
+    }
 
     const cookie = this.#cookieFor(source, now);
     if (!equalSecret(mac2Of(cookie)(macs.covered2), macs.mac2)) {
@@ -83,11 +88,13 @@ export class HandshakeGuard {
       const cookieReply = encodeCookie({ type: "cookie", receiverIndex: senderIndex, nonce, sealed });
       return { admitted: false, reason: "overload", cookieReply };
     }
-    const count = this.#sources.get(source) ?? 0;
-    if (count >= PER_SOURCE_PER_SECOND || (count === 0 && this.#sources.size >= MAX_SOURCES)) {
+    const owner = ownerOf(source);
+    const count = this.#sources.get(owner) ?? 0;
+    if (count >= PER_SOURCE_PER_SECOND || this.#admitted >= MAX_PER_SECOND) {
       return { admitted: false, reason: "overload" };
     }
-    this.#sources.set(source, count + 1);
+    this.#sources.set(owner, count + 1);
+    this.#admitted++;
     return { admitted: true };
   }
 
@@ -95,6 +102,7 @@ export class HandshakeGuard {
     if (this.#secondStartedAt !== undefined && now - this.#secondStartedAt < 1000) return;
     this.#secondStartedAt = now;
     this.#handled = 0;
+    this.#admitted = 0;
     this.#sources.clear();
   }
 
@@ -103,6 +111,9 @@ export class HandshakeGuard {
       this.#secret = this.#random(32);
       this.#secretExpiresAt = after(now, COOKIE_SECRET_MS);
     }
-    return hmacSha256(this.#secret, concatBytes(utf8(source))).subarray(0, MAC_BYTES);
+    return hmacSha256(this.#secret, utf8(source)).subarray(0, MAC_BYTES);
   }
 }
+
+/** Whose source is this? An IPv6 host owns a whole /64 and could otherwise be 2^64 sources. */
+const ownerOf = (ip: string): string => (isIPv6(ip) ? toHex(ipBytes(ip).subarray(0, 8)) : ip);
