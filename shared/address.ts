@@ -19,8 +19,8 @@ export const isIPv6 = (ip: string): boolean => ip.includes(":");
 /** Canonical text of an ip, or undefined when it is none. Zone ids (`fe80::1%eth0`) are refused. */
 export function canonicalIp(text: string): string | undefined {
   if (text.includes("%") || !ipaddr.isValid(text)) return undefined;
-  // ipaddr.js also accepts "10.1" and "0x7f.1" as IPv4: only four decimal parts are an address to us.
-  if (!text.includes(":") && !/^\d{1,3}(\.\d{1,3}){3}$/.test(text)) return undefined;
+  // ipaddr.js also accepts "10.1", "0x7f.1" and "010.0.0.1" (octal, so 8.0.0.1): only four decimal parts are an address to us.
+  if (!text.includes(":") && !/^(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}$/.test(text)) return undefined;
   return ipaddr.process(text).toString();
 }
 
@@ -88,7 +88,7 @@ export function cidrContains(cidr: string, ip: string): boolean {
  */
 export function isProbeable(ip: string, allowLoopback = false): boolean {
   if (!ipaddr.isValid(ip)) return false;
-  const range = ipaddr.parse(ip).range();
+  const range = ipaddr.process(ip).range();
   if (range === "loopback") return allowLoopback;
   return !["unspecified", "broadcast", "multicast", "linkLocal"].includes(range) && !ip.startsWith("0.");
 }
