@@ -77,7 +77,7 @@ interface Peer {
   received: number;
   activityDueAt: Instant | undefined;
   fromLeg: Leg;
-  readonly from: Uint8Array;
+  from: Uint8Array;
   rxBytes: number;
   txBytes: number;
   rxPackets: number;
@@ -86,6 +86,8 @@ interface Peer {
 
 export class DataPlane implements Plane {
   readonly #io: PlaneIo;
+  readonly #rekeyAfterFrames: number;
+  readonly #rejectAfterFrames: number;
   readonly #peers = new Map<PeerSlot, Peer>();
   readonly #byIndex = new Map<number, { readonly peer: Peer; readonly epoch: Epoch }>();
   readonly #byAddress = new Map<string, Peer>();
@@ -98,8 +100,11 @@ export class DataPlane implements Plane {
   #datagramSecond: Instant | undefined;
   #datagrams = 0;
 
-  constructor(io: PlaneIo) {
+  /** @param limits for tests of the rekey rules */
+  constructor(io: PlaneIo, limits: { readonly rekeyAfterFrames?: number; readonly rejectAfterFrames?: number } = {}) {
     this.#io = io;
+    this.#rekeyAfterFrames = limits.rekeyAfterFrames ?? REKEY_AFTER_FRAMES;
+    this.#rejectAfterFrames = limits.rejectAfterFrames ?? REJECT_AFTER_FRAMES;
   }
 
   handleCommand(command: PlaneCommand, now: Instant): void {
@@ -114,13 +119,14 @@ export class DataPlane implements Plane {
         this.#installEpoch(this.#peer(command.peer), command.keys, command.active, now);
         break;
       case "activate_epoch": {
-        const peer = this.#peer(command.peer);
+        const peer = this.#peers.get(command.peer);
+        if (peer === undefined) break;
         peer.active = peer.epochs.get(command.localIndex) ?? peer.active;
         this.#flushWaiting(peer, now);
         break;
       }
       case "drop_epoch":
-        this.#dropEpoch(this.#peer(command.peer), command.localIndex);
+        this.#dropEpoch(command.peer, command.localIndex);
         break;
       case "select_path": {
         const peer = this.#peer(command.peer);
@@ -130,7 +136,7 @@ export class DataPlane implements Plane {
         break;
       }
       case "send_control":
-        this.#sendControl(this.#peer(command.peer), command.path, command.body, now);
+        this.#sendControl(this.#peers.get(command.peer), command.path, command.body, now);
         break;
       case "send_datagram":
         this.#transmit(undefined, command.path, command.bytes, now);
@@ -173,7 +179,9 @@ export class DataPlane implements Plane {
       this.#io.report({ type: "epoch_confirmed", peer: peer.slot, localIndex: epoch.keys.localIndex, at: now });
     }
     peer.fromLeg = leg;
-    peer.from.set(from);
+    // A relay leg names its sender in fewer bytes than an address.
+    if (from.length === peer.from.length) peer.from.set(from);
+    else peer.from = from.slice();
     this.#handlePlaintext(peer, epoch, plaintext, leg, from, now);
   }
 
@@ -277,9 +285,10 @@ export class DataPlane implements Plane {
     this.#flushWaiting(peer, now);
   }
 
-  #dropEpoch(peer: Peer, localIndex: number): void {
-    const epoch = peer.epochs.get(localIndex);
-    if (epoch === undefined) return;
+  #dropEpoch(slot: PeerSlot, localIndex: number): void {
+    const peer = this.#peers.get(slot);
+    const epoch = peer?.epochs.get(localIndex);
+    if (peer === undefined || epoch === undefined) return;
     peer.epochs.delete(localIndex);
     this.#byIndex.delete(localIndex);
     if (peer.active === epoch) peer.active = undefined;
@@ -370,10 +379,10 @@ export class DataPlane implements Plane {
     }
   }
 
-  #sendControl(peer: Peer, path: PathRef, body: Uint8Array, now: Instant): void {
+  #sendControl(peer: Peer | undefined, path: PathRef, body: Uint8Array, now: Instant): void {
     // Before the first epoch is confirmed a responder may probe with it: probes are what confirms it to the initiator's NAT.
-    const epoch = peer.active ?? [...peer.epochs.values()].at(-1);
-    if (epoch === undefined) {
+    const epoch = peer?.active ?? [...(peer?.epochs.values() ?? [])].at(-1);
+    if (peer === undefined || epoch === undefined) {
       this.#drop("no session");
       return;
     }
@@ -393,11 +402,11 @@ export class DataPlane implements Plane {
   /** Seals the first `length` bytes of the plaintext scratch. */
   #sealAndSend(peer: Peer, epoch: Epoch, path: PathRef, length: number, now: Instant): void {
     const counter = epoch.counter;
-    if (counter >= REKEY_AFTER_FRAMES && !epoch.exhaustedReported) {
+    if (counter >= this.#rekeyAfterFrames && !epoch.exhaustedReported) {
       epoch.exhaustedReported = true;
       this.#io.report({ type: "epoch_exhausted", peer: peer.slot, localIndex: epoch.keys.localIndex, at: now });
     }
-    if (counter >= REJECT_AFTER_FRAMES) {
+    if (counter >= this.#rejectAfterFrames) {
       this.#drop("epoch exhausted");
       return;
     }
