@@ -24,27 +24,59 @@ const ROUTER_SETTINGS = [
 /** Ends once every bridge port of the namespace forwards frames (state 3). */
 export const PORTS_FORWARDING = "while grep -qv 3 /sys/class/net/*/brport/state; do sleep 0.005; done";
 
-export const internetScript = (): string =>
+/**
+ * The machines of the internet segment, the gateway first. Each knows the hardware address of every other from the start: on a wire with
+ * delay, address resolution would cost the first packet between any two a round trip that no real path has.
+ */
+export type Segment = readonly Machine[];
+
+const hardwareAddress = (index: number): string => `02:00:00:00:00:${(index + 1).toString(16).padStart(2, "0")}`;
+
+const connect = (segment: Segment, machine: Machine): string[] => [
+  `ip link set wan address ${hardwareAddress(segment.indexOf(machine))}`,
+  "ip link set wan up",
+];
+
+const acquaint = (segment: Segment, machine: Machine): string[] => [
+  "ip -batch - <<'EOF'",
+  ...segment.flatMap((other, index) =>
+    other === machine
+      ? []
+      : [...other.addresses, ...(machine.ipv6Addresses.length === 0 ? [] : other.ipv6Addresses)].map(
+          (address) => `neigh replace ${address} lladdr ${hardwareAddress(index)} dev wan nud permanent`,
+        ),
+  ),
+  "EOF",
+];
+
+export const internetScript = (segment: Segment, machine: Machine): string =>
   script([
     ...PREPARE,
-    "ip link set wan up",
+    ...connect(segment, machine),
     `ip addr add ${GATEWAY.ipv4}/24 dev wan`,
     `ip addr add ${GATEWAY.ipv6}/64 dev wan nodad`,
     ...PUBLIC_RANGES.slice(1).map((range) => `ip route add ${range} dev wan`),
+    ...acquaint(segment, machine),
   ]);
 
 /** A machine on the internet segment that is no router. */
-export const publicScript = (machine: Machine, sites: readonly Site[], rules: string | undefined): string =>
-  script([...PREPARE, ...publicInterface(machine, sites), ...load(rules)]);
+export const publicScript = (
+  segment: Segment,
+  machine: Machine,
+  sites: readonly Site[],
+  rules: string | undefined,
+): string => script([...PREPARE, ...publicInterface(segment, machine, sites), ...load(rules)]);
 
 /** A router: on the internet segment, or on a carrier's network when there is one. */
-export function routerScript(site: Site, machine: Machine, sites: readonly Site[]): string {
+export function routerScript(segment: Segment, site: Site, machine: Machine, sites: readonly Site[]): string {
   const { lan, carrier } = site;
   if (lan === undefined) throw new Error(`Site ${site.index} has no LAN`);
   const others = sites.filter((other) => other !== site);
   return script([
     ...PREPARE,
-    ...(carrier === undefined ? publicInterface(machine, others) : inside("wan", machine.address, carrier.lan)),
+    ...(carrier === undefined
+      ? publicInterface(segment, machine, others)
+      : inside("wan", machine.address, carrier.lan)),
     ...lanBridge(lan, site.hosts.length),
     ...(machine.ipv6Addresses.length > 0 ? [`ip addr add 2001:db8:${site.index}::1/64 dev lan nodad`] : []),
     ...(site.options.mappingSeconds === undefined
@@ -57,10 +89,10 @@ export function routerScript(site: Site, machine: Machine, sites: readonly Site[
 }
 
 /** A carrier's NAT: on the internet segment, with the site's router as its only inside host. */
-export const carrierScript = (site: Site, carrier: { machine: Machine; lan: Lan }): string =>
+export const carrierScript = (segment: Segment, site: Site, carrier: { machine: Machine; lan: Lan }): string =>
   script([
     ...PREPARE,
-    ...publicInterface(carrier.machine, []),
+    ...publicInterface(segment, carrier.machine, []),
     ...lanBridge(carrier.lan, 1),
     ...load(site.carrierRuleset()),
   ]);
@@ -81,8 +113,8 @@ export function hostScript(host: Host, lan: Lan): string {
 }
 
 /** On-link routes to every public address, and a gateway for the rest, since programs look for a default route. */
-const publicInterface = (machine: Machine, sites: readonly Site[]): string[] => [
-  "ip link set wan up",
+const publicInterface = (segment: Segment, machine: Machine, sites: readonly Site[]): string[] => [
+  ...connect(segment, machine),
   ...machine.addresses.map((address) => `ip addr add ${address}/32 dev wan`),
   ...PUBLIC_RANGES.map((range) => `ip route add ${range} dev wan`),
   `ip route add default via ${GATEWAY.ipv4} dev wan`,
@@ -97,6 +129,7 @@ const publicInterface = (machine: Machine, sites: readonly Site[]): string[] => 
             : [`ip -6 route add 2001:db8:${index}::/64 via ${router.ipv6Address} dev wan`],
         ),
       ]),
+  ...acquaint(segment, machine),
 ];
 
 const inside = (device: string, address: string, lan: Lan): string[] => [

@@ -236,19 +236,20 @@ export class Lab {
   /** What each machine runs to become what it is. */
   #scripts(segment: readonly Machine[]): [Machine, string][] {
     const { sites } = this;
+    const all = [this.internet, ...segment];
     return [
-      [this.internet, internetScript()],
+      [this.internet, internetScript(all, this.internet)],
       ...segment.flatMap((machine): [Machine, string][] => {
         const site = sites.find(({ hosts }) => (hosts as readonly Machine[]).includes(machine));
         if (machine !== this.coordinator && site === undefined) return [];
-        return [[machine, publicScript(machine, sites, site?.ruleset())]];
+        return [[machine, publicScript(all, machine, sites, site?.ruleset())]];
       }),
       ...sites.flatMap((site): [Machine, string][] => {
         const { router, carrier, lan, hosts } = site;
         if (router === undefined || lan === undefined) return [];
         return [
-          [router, routerScript(site, router, sites)],
-          ...(carrier === undefined ? [] : [[carrier.machine, carrierScript(site, carrier)] as [Machine, string]]),
+          [router, routerScript(all, site, router, sites)],
+          ...(carrier === undefined ? [] : [[carrier.machine, carrierScript(all, site, carrier)] as [Machine, string]]),
           ...hosts.map((host): [Machine, string] => [host, hostScript(host, lan)]),
         ];
       }),

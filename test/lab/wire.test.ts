@@ -8,22 +8,29 @@ const TRAFFIC = `${import.meta.dirname}/traffic.ts`;
 const PORT = "9000";
 const OPEN = [{ nat: "open" }, { nat: "portrestricted" }] as const;
 
-it.each([10, 50, 200])("a round trip of %i ms is kept between every two public addresses", async (roundTripMs) => {
-  await withLab({ sites: OPEN, roundTripMs }, async (lab) => {
-    await serve(lab.coordinator);
-    for (const site of lab.sites) {
-      const trips = await roundTrips(site.host, lab.coordinator, 7);
-      // The first pays for address resolution on both sides.
-      expect(Math.abs(median(trips.slice(1)) - roundTripMs), JSON.stringify(trips)).toBeLessThan(3);
-    }
-  });
-});
+// Milliseconds on a machine that others use too: a busy moment is not the wire's fault, three in a row are.
+it.each([10, 50, 200])(
+  "a round trip of %i ms is kept between every two public addresses",
+  { retry: 2 },
+  async (roundTripMs) => {
+    await withLab({ sites: OPEN, roundTripMs }, async (lab) => {
+      await serve(lab.coordinator);
+      for (const site of lab.sites) {
+        const trips = await roundTrips(site.host, lab.coordinator, 7);
+        expect(Math.abs(median(trips) - roundTripMs), JSON.stringify(trips)).toBeLessThan(3);
+        // Nor does the first packet between two machines wait for address resolution, which would double its time. Below 100 ms the
+        // start of the measuring program counts for too much to tell.
+        if (roundTripMs >= 100) expect(trips[0]).toBeLessThan(roundTripMs * 1.5);
+      }
+    });
+  },
+);
 
 it("delay and loss change while the wire runs", async () => {
   await withLab({ sites: OPEN, roundTripMs: 100 }, async (lab) => {
     await serve(lab.coordinator);
     const { host } = lab.site(1);
-    expect(median((await roundTrips(host, lab.coordinator, 4)).slice(1))).toBeGreaterThan(97);
+    expect(median(await roundTrips(host, lab.coordinator, 3))).toBeGreaterThan(97);
     await lab.setWire({ roundTripMs: 0 });
     expect(median(await roundTrips(host, lab.coordinator, 20))).toBeLessThan(5);
     await lab.setWire({ lossPercent: 100 });
