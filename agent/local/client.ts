@@ -1,0 +1,164 @@
+/** The command line's side of the local API. Every failure becomes a `UserError` with the exit code of the contract. */
+import * as v from "valibot";
+import { EXIT, isExitCode, systemCode, systemReason, UserError } from "../state/user_error.ts";
+import {
+  ErrorAnswer,
+  Netcheck,
+  type PingEvent,
+  PingLine,
+  type PingOptions,
+  Status,
+  StopAnswer,
+  TrustAnswer,
+  WaitAnswer,
+  type WaitCondition,
+  WhyAnswer,
+} from "./contract.ts";
+
+/** Questions that the agent answers from memory: one that takes longer hangs. */
+const ANSWER_TIMEOUT_MS = 5000;
+/** `netcheck` sends tests and waits for their answers. */
+const NETCHECK_TIMEOUT_MS = 60_000;
+
+export class LocalClient {
+  readonly #socketPath: string;
+  readonly #notRunning: string;
+
+  /** @param notRunning what to say when nobody answers on the socket */
+  constructor(socketPath: string, notRunning: string) {
+    this.#socketPath = socketPath;
+    this.#notRunning = notRunning;
+  }
+
+  status(signal: AbortSignal): Promise<Status> {
+    return this.#ask("GET", "status", undefined, Status, signal, ANSWER_TIMEOUT_MS);
+  }
+
+  why(name: string, signal: AbortSignal): Promise<WhyAnswer> {
+    return this.#ask("POST", "why", { name }, WhyAnswer, signal, ANSWER_TIMEOUT_MS);
+  }
+
+  async wait(condition: WaitCondition, timeoutMs: number | undefined, signal: AbortSignal): Promise<boolean> {
+    const limit = timeoutMs === undefined ? undefined : timeoutMs + ANSWER_TIMEOUT_MS;
+    return (await this.#ask("POST", "wait", { condition, timeoutMs }, WaitAnswer, signal, limit)).reached;
+  }
+
+  netcheck(signal: AbortSignal): Promise<Netcheck> {
+    return this.#ask("POST", "netcheck", {}, Netcheck, signal, NETCHECK_TIMEOUT_MS);
+  }
+
+  /** The fingerprint that is trusted from here on. */
+  async trust(name: string, signal: AbortSignal): Promise<string> {
+    return (await this.#ask("POST", "trust", { name }, TrustAnswer, signal, ANSWER_TIMEOUT_MS)).fingerprint;
+  }
+
+  async block(name: string, signal: AbortSignal): Promise<void> {
+    await this.#ask("POST", "block", { name }, v.looseObject({}), signal, ANSWER_TIMEOUT_MS);
+  }
+
+  /** Begins the stop; returns the state directory whose lock tells when it is complete. */
+  async stop(signal: AbortSignal): Promise<string> {
+    return (await this.#ask("POST", "stop", {}, StopAnswer, signal, ANSWER_TIMEOUT_MS)).stateDir;
+  }
+
+  /** Tells of each ping as it is answered or lost; returns when the agent is done or `signal` aborts. */
+  async ping(
+    peer: string,
+    options: PingOptions,
+    onEvent: (event: PingEvent) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    try {
+      const response = await this.#fetch("POST", "ping", { peer, ...options }, signal);
+      for await (const line of linesOf(response)) {
+        const result = v.safeParse(PingLine, parseJson(line));
+        if (!result.success) throw otherVersion();
+        if ("end" in result.output) return;
+        if ("error" in result.output) throw asUserError(result.output);
+        onEvent(result.output);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      throw error instanceof UserError ? error : this.#connectionError(error);
+    }
+    throw new UserError(EXIT.agentNotRunning, "The agent stopped while it was pinging");
+  }
+
+  async #ask<Schema extends v.GenericSchema>(
+    method: "GET" | "POST",
+    path: string,
+    body: object | undefined,
+    schema: Schema,
+    signal: AbortSignal,
+    timeoutMs: number | undefined,
+  ): Promise<v.InferOutput<Schema>> {
+    const timeout = timeoutMs === undefined ? undefined : AbortSignal.timeout(timeoutMs);
+    try {
+      const both = timeout === undefined ? signal : AbortSignal.any([signal, timeout]);
+      const response = await this.#fetch(method, path, body, both);
+      const result = v.safeParse(schema, await response.json());
+      if (!result.success) throw otherVersion();
+      return result.output;
+    } catch (error) {
+      if (error instanceof UserError) throw error;
+      if (timeout?.aborted === true && !signal.aborted) {
+        throw new UserError(EXIT.timedOut, `The agent on ${this.#socketPath} does not answer`, { cause: error });
+      }
+      throw this.#connectionError(error);
+    }
+  }
+
+  /** A response with status 2xx; what the agent refuses is thrown. */
+  async #fetch(method: "GET" | "POST", path: string, body: object | undefined, signal: AbortSignal): Promise<Response> {
+    const response = await fetch(`http://agent/v1/${path}`, {
+      method,
+      unix: this.#socketPath,
+      signal,
+      // Bun ends a request after five quiet minutes otherwise.
+      timeout: false,
+      ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),
+    });
+    if (response.ok) return response;
+    const refused = v.safeParse(ErrorAnswer, parseJson(await response.text()));
+    throw refused.success ? asUserError(refused.output) : otherVersion();
+  }
+
+  #connectionError(error: unknown): UserError {
+    const code = systemCode(error);
+    if (code === "ENOENT" || code === "ECONNREFUSED" || code === "ENOTDIR" || code === "FailedToOpenSocket") {
+      return new UserError(EXIT.agentNotRunning, this.#notRunning, { cause: error });
+    }
+    if (code === "ECONNRESET" || code === "EPIPE" || code === "ConnectionClosed") {
+      return new UserError(EXIT.agentNotRunning, "The agent stopped before it answered", { cause: error });
+    }
+    const reason = systemReason(error);
+    const cure = code === "EACCES" || code === "EPERM" ? "; run this as the user that started the agent" : "";
+    return new UserError(EXIT.failed, `Cannot talk to the agent on ${this.#socketPath}: ${reason}${cure}`, {
+      cause: error,
+    });
+  }
+}
+
+const asUserError = ({ error }: ErrorAnswer): UserError =>
+  new UserError(isExitCode(error.exitCode) ? error.exitCode : EXIT.failed, error.message);
+
+const otherVersion = (): UserError =>
+  new UserError(EXIT.failed, "The running agent is of another version than this command; restart the agent");
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+async function* linesOf(response: Response): AsyncGenerator<string> {
+  if (response.body === null) return;
+  let rest = "";
+  for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
+}

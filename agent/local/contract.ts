@@ -1,0 +1,216 @@
+/**
+ * The local API: what the command line and a running agent say to each other over a unix socket.
+ *
+ * The types are what `--json` prints, so they are stable: fields may be added, never changed. The schemas are for the reading side,
+ * which may be older or newer than the agent; they let unknown fields through.
+ */
+import * as v from "valibot";
+
+const Text = (maximum: number) => v.pipe(v.string(), v.maxLength(maximum));
+const Milliseconds = v.pipe(v.number(), v.finite());
+const Count = v.pipe(v.number(), v.integer(), v.minValue(0));
+const Name = Text(64);
+const Sentence = Text(1000);
+const Address = Text(64);
+/** ISO 8601. */
+const Moment = Text(40);
+
+export const PathKind = v.picklist(["direct", "ssh", "websocket"]);
+export type PathKind = v.InferOutput<typeof PathKind>;
+
+export const NatLabel = v.picklist([
+  "open",
+  "full cone",
+  "restricted cone",
+  "port-restricted cone",
+  "symmetric",
+  "udp blocked",
+  "unknown",
+]);
+
+const natFields = {
+  label: NatLabel,
+  /** False while a stricter label stands for one that could not be told apart from it. */
+  certain: v.boolean(),
+  /** RFC 4787 §4.1, `none` without a NAT; null while not known. */
+  mapping: v.nullable(v.picklist(["none", "endpoint-independent", "address-dependent", "address-and-port-dependent"])),
+  /** RFC 4787 §5; null while not known. */
+  filtering: v.nullable(v.picklist(["endpoint-independent", "address-dependent", "address-and-port-dependent"])),
+  /** How a symmetric NAT picks ports; null where it does not apply or is not known. */
+  allocation: v.nullable(v.picklist(["preserving", "sequential", "block", "random"])),
+  publicAddress: v.nullable(Address),
+};
+export const NatStatus = v.looseObject(natFields);
+export type NatStatus = v.InferOutput<typeof NatStatus>;
+
+export const PathStatus = v.looseObject({
+  kind: PathKind,
+  /** Of a relayed path: each agent's own connection to the coordinator. */
+  legs: v.nullable(v.looseObject({ local: PathKind, remote: PathKind })),
+  localAddress: v.nullable(Address),
+  remoteAddress: v.nullable(Address),
+  rttMs: v.nullable(Milliseconds),
+  since: Moment,
+});
+export type PathStatus = v.InferOutput<typeof PathStatus>;
+
+export const PathChange = v.looseObject({
+  at: Moment,
+  from: v.nullable(PathKind),
+  to: v.nullable(PathKind),
+  reason: Sentence,
+});
+export type PathChange = v.InferOutput<typeof PathChange>;
+
+export const PeerStatus = v.looseObject({
+  name: Name,
+  id: Name,
+  fingerprint: Name,
+  meshIPv4: v.nullable(Address),
+  meshIPv6: v.nullable(Address),
+  online: v.boolean(),
+  path: v.nullable(PathStatus),
+  /** One plain sentence: why this path and not a better one. */
+  why: Sentence,
+  rxBytes: Count,
+  txBytes: Count,
+  history: v.array(PathChange),
+  /** The peer's NAT, as it told us. */
+  nat: v.optional(v.nullable(NatLabel)),
+  trust: v.optional(v.picklist(["new", "pinned", "changed", "blocked"])),
+});
+export type PeerStatus = v.InferOutput<typeof PeerStatus>;
+
+export const Status = v.looseObject({
+  schema: v.literal(1),
+  self: v.looseObject({
+    /** Null until the coordinator has let this machine in. */
+    name: v.nullable(Name),
+    id: Name,
+    meshIPv4: v.nullable(Address),
+    meshIPv6: v.nullable(Address),
+    tun: v.nullable(Name),
+    nat: NatStatus,
+    coordinator: v.looseObject({
+      url: Text(512),
+      connected: v.boolean(),
+      rttMs: v.nullable(Milliseconds),
+      /** What is wrong while it is not connected, or what it waits for (approval). */
+      message: v.optional(v.nullable(Sentence)),
+    }),
+  }),
+  peers: v.array(PeerStatus),
+});
+export type Status = v.InferOutput<typeof Status>;
+
+export const WhyAnswer = v.looseObject({
+  schema: v.literal(1),
+  name: Name,
+  online: v.boolean(),
+  path: v.nullable(PathStatus),
+  /** The sentence of `status`. */
+  why: Sentence,
+  /** Better kinds of path that are not in use, and what stands against each. */
+  better: v.array(v.looseObject({ kind: PathKind, reason: Sentence })),
+  /** What a person could do. */
+  help: v.array(Sentence),
+  nat: v.optional(v.looseObject({ local: v.nullable(NatLabel), remote: v.nullable(NatLabel) })),
+  history: v.array(PathChange),
+});
+export type WhyAnswer = v.InferOutput<typeof WhyAnswer>;
+
+/** `true`: works; `false`: tried without success; null: not tried. */
+const Verdict = v.nullable(v.boolean());
+export const Netcheck = v.looseObject({
+  schema: v.literal(1),
+  udp: v.boolean(),
+  ipv4: v.nullable(v.looseObject({ ...natFields, hairpin: Verdict })),
+  ipv6: v.looseObject({ available: v.boolean(), publicAddress: v.nullable(Address) }),
+  portMapping: v.looseObject({ upnp: Verdict, natPmp: Verdict, pcp: Verdict }),
+  ssh: Verdict,
+  websocket: Verdict,
+  proxy: v.nullable(Text(512)),
+  summary: Sentence,
+});
+export type Netcheck = v.InferOutput<typeof Netcheck>;
+
+export const PingEvent = v.union([
+  v.object({ seq: Count, rttMs: Milliseconds, path: PathKind }),
+  v.object({ seq: Count, lost: v.literal(true) }),
+]);
+export type PingEvent = v.InferOutput<typeof PingEvent>;
+
+export interface PingOptions {
+  /** Undefined: until stopped. */
+  readonly count: number | undefined;
+  readonly intervalMs: number;
+  /** End with the first answer that came on a direct path. */
+  readonly untilDirect: boolean;
+  /** Of the whole run. Undefined: none. */
+  readonly timeoutMs: number | undefined;
+}
+
+export const WAIT_KINDS = ["joined", "peer", "direct"] as const;
+export type WaitCondition =
+  | { readonly for: "joined" }
+  /** The peer is online and answers. */
+  | { readonly for: "peer"; readonly peer: string }
+  | { readonly for: "direct"; readonly peer: string };
+
+/**
+ * What the agent does for the command line. Methods throw `UserError` for what the user should read: its text and exit code reach
+ * the terminal as they are. `peer` and `name` are lower case: a peer's name, id, or mesh address.
+ */
+export interface AgentControl {
+  status(): Status;
+  /** Undefined: no such peer. */
+  why(peer: string): WhyAnswer | undefined;
+  /**
+   * Sends pings and tells of each, until the count is reached, the time is up, `untilDirect` came true, or `signal` aborts: then it
+   * returns. Throws UserError 5 for a peer that is unknown or offline at the start.
+   */
+  ping(peer: string, options: PingOptions, onEvent: (event: PingEvent) => void, signal: AbortSignal): Promise<void>;
+  /**
+   * True once the condition holds, false when `timeoutMs` (undefined: never) has passed. A peer that is not there yet is waited for.
+   * Throws UserError 4 or 78 when it can never hold: the coordinator refused this machine.
+   */
+  wait(condition: WaitCondition, timeoutMs: number | undefined, signal: AbortSignal): Promise<boolean>;
+  netcheck(signal: AbortSignal): Promise<Netcheck>;
+  /** Accepts the key that this name has now. Returns the fingerprint that is trusted from here on; undefined: no such peer. */
+  trust(name: string): string | undefined;
+  /** Refuses this peer from here on. False: no such peer. */
+  block(name: string): boolean;
+  /** Begins a graceful stop; the process ends some time after. */
+  stop(): void;
+}
+
+/** Bodies of requests, checked by the server. */
+export const PingRequest = v.object({
+  peer: Name,
+  count: v.optional(v.pipe(v.number(), v.integer(), v.minValue(1))),
+  intervalMs: v.pipe(v.number(), v.minValue(1), v.maxValue(3_600_000)),
+  untilDirect: v.boolean(),
+  timeoutMs: v.optional(v.pipe(v.number(), v.minValue(0))),
+});
+export const WaitRequest = v.object({
+  condition: v.variant("for", [
+    v.object({ for: v.literal("joined") }),
+    v.object({ for: v.literal("peer"), peer: Name }),
+    v.object({ for: v.literal("direct"), peer: Name }),
+  ]),
+  timeoutMs: v.optional(v.pipe(v.number(), v.minValue(0))),
+});
+export const NameRequest = v.object({ name: Name });
+
+/** Body of every answer that is not 2xx, and the last line of a stream that failed. */
+export const ErrorAnswer = v.object({ error: v.object({ exitCode: v.number(), message: Text(2000) }) });
+export type ErrorAnswer = v.InferOutput<typeof ErrorAnswer>;
+/** Last line of a stream that went well. */
+export const EndOfStream = v.object({ end: v.literal(true) });
+/** Lines of the answer to `ping`. */
+export const PingLine = v.union([PingEvent, EndOfStream, ErrorAnswer]);
+
+export const WaitAnswer = v.object({ reached: v.boolean() });
+export const TrustAnswer = v.object({ fingerprint: v.string() });
+/** `stateDir` lets `down` see when the agent has given its lock back. */
+export const StopAnswer = v.object({ stateDir: v.string() });
