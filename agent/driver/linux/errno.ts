@@ -1,6 +1,7 @@
 /** Error numbers of Linux (asm-generic: the same on x86_64 and arm64) and what they mean to people. */
 export const EPERM = 1;
 export const ENOENT = 2;
+export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
 export const EBADF = 9;

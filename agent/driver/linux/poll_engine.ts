@@ -13,6 +13,7 @@ import { ReportQueue } from "../portable/report_queue.ts";
 import { bootTime } from "./clock.ts";
 import { EAGAIN, EBADF, EINTR, errnoText } from "./errno.ts";
 import { type Libc, libc, POLLNVAL } from "./libc.ts";
+import { Netlink, NetworkWatch } from "./netlink.ts";
 import { PollSet } from "./poll_set.ts";
 import { TunDevice, TunError } from "./tun.ts";
 import { SystemError, UdpSocket } from "./udp.ts";
@@ -38,6 +39,9 @@ export class PollEngine implements Engine {
   readonly #from = new Uint8Array(18);
   readonly #wakeCount = new Uint8Array(8);
   #tun: TunDevice | undefined;
+  /** Changes of our own device are no news. */
+  #tunIndex: number | undefined;
+  #watch: NetworkWatch | undefined;
   #tunWriteErrors = 0;
   #udpReceiveErrors = 0;
   #stopping = false;
@@ -63,8 +67,8 @@ export class PollEngine implements Engine {
     while (!this.#stopping) this.#turn();
     for (const socket of this.#legs.values()) socket.close();
     this.#legs.clear();
-    this.#tun?.close();
-    this.#tun = undefined;
+    this.#closeTun();
+    this.#watch?.close();
     this.#reports.push({ type: "stopped" });
     this.#reports.flush();
     return Promise.resolve();
@@ -87,6 +91,7 @@ export class PollEngine implements Engine {
           this.#closeTun();
           break;
         case "watch_network":
+          this.#watchNetwork();
           break;
         case "stop":
           this.#stopping = true;
@@ -112,6 +117,9 @@ export class PollEngine implements Engine {
         if (revents === 0 || source === undefined) continue;
         if (source.kind === "udp") this.#receive(source.leg, source.socket, revents, bootTime());
         else if (source.kind === "tun") this.#readTun(source.device, bootTime());
+        else if (source.kind === "network" && source.watch.drain(this.#tunIndex)) {
+          this.#reports.push({ type: "network_changed", at: bootTime() });
+        }
       }
     }
     const due = this.#plane.deadline();
@@ -203,6 +211,7 @@ export class PollEngine implements Engine {
     try {
       const device = TunDevice.open(name);
       this.#tun = device;
+      this.#tunIndex = linkIndex(device.name);
       this.#poll.add(device.fd, { kind: "tun", device });
       this.#reports.push({ type: "tun_opened", name: device.name });
     } catch (error) {
@@ -218,6 +227,16 @@ export class PollEngine implements Engine {
     this.#tun = undefined;
   }
 
+  #watchNetwork(): void {
+    if (this.#watch !== undefined) return;
+    try {
+      this.#watch = new NetworkWatch();
+      this.#poll.add(this.#watch.fd, { kind: "network", watch: this.#watch });
+    } catch {
+      // A sandbox that forbids netlink: changes are then found by paths that die.
+    }
+  }
+
   #reportCounters(): void {
     this.#reports.push({
       type: "engine_counters",
@@ -231,8 +250,22 @@ export class PollEngine implements Engine {
 type Source =
   | { readonly kind: "wake" }
   | { readonly kind: "udp"; readonly leg: Leg; readonly socket: UdpSocket }
-  | { readonly kind: "tun"; readonly device: TunDevice };
+  | { readonly kind: "tun"; readonly device: TunDevice }
+  | { readonly kind: "network"; readonly watch: NetworkWatch };
 
 type OpenUdp = Extract<EngineCommand, { type: "open_udp" }>;
+
+function linkIndex(name: string): number | undefined {
+  try {
+    const netlink = new Netlink();
+    try {
+      return netlink.linkIndex(name);
+    } finally {
+      netlink.close();
+    }
+  } catch {
+    return undefined;
+  }
+}
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,0 +1,100 @@
+/**
+ * Moves datagrams over loopback between two Linux engines and prints, as one line of JSON, how fast and what became of the memory.
+ *
+ * The sender's plane sends a window of datagrams and goes on when the echo of the last one is back, so that nothing is lost to a full
+ * buffer and every datagram is counted.
+ */
+import { heapStats } from "bun:jsc";
+import type { Leg, Plane, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
+import { type Command, createEngine, type Report } from "../../../../agent/driver/engine.ts";
+import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from "../../../../agent/driver/linux/libc.ts";
+import { packAddress } from "../../../../shared/address.ts";
+
+const DATAGRAMS = 200_000;
+const WINDOW = 64;
+const BYTES = 1300;
+
+/** Sends from leg 1 to leg 2 of the same engine and counts what comes in. */
+class WindowPlane implements Plane {
+  received = 0;
+  readonly #io: PlaneIo;
+  readonly #onDone: () => void;
+  readonly #payload = new Uint8Array(BYTES);
+  #to = new Uint8Array(18);
+
+  constructor(io: PlaneIo, onDone: () => void) {
+    this.#io = io;
+    this.#onDone = onDone;
+  }
+
+  handleCommand(command: PlaneCommand): void {
+    if (command.type !== "send_datagram") return;
+    this.#to = command.path.to.slice();
+    this.#sendWindow();
+  }
+
+  handleDatagram(_leg: Leg, _from: Uint8Array, bytes: Uint8Array): void {
+    if (bytes.length !== BYTES) throw new Error(`A datagram of ${bytes.length} bytes`);
+    this.received++;
+    if (this.received === DATAGRAMS) this.#onDone();
+    else if (this.received % WINDOW === 0) this.#sendWindow();
+  }
+
+  handlePacket(): void {}
+  handleTimeout(): void {}
+  deadline(): undefined {
+    return undefined;
+  }
+
+  #sendWindow(): void {
+    for (let i = 0; i < WINDOW && this.received + i < DATAGRAMS; i++) this.#io.transmit(1, this.#to, this.#payload);
+  }
+}
+
+const commands: Command[][] = [
+  [
+    { type: "open_udp", leg: 1, family: 4, address: "127.0.0.1", port: 0 },
+    { type: "open_udp", leg: 2, family: 4, address: "127.0.0.1", port: 0 },
+  ],
+];
+const wakeFd = libc().eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+const ring = new Uint8Array(BigUint64Array.of(1n).buffer);
+const order = (batch: Command[]): void => {
+  commands.push(batch);
+  libc().write(wakeFd, ring, 8);
+};
+let startedAt = 0;
+let finishedAt = 0;
+let heapAtStart = 0;
+function report(reports: readonly Report[]): void {
+  for (const item of reports) {
+    if (item.type === "plane_failed" || item.type === "udp_failed") throw new Error(item.message);
+    if (item.type !== "udp_opened" || item.leg !== 2) continue;
+    Bun.gc(true);
+    heapAtStart = heapStats().objectCount;
+    startedAt = performance.now();
+    const to = packAddress({ ip: item.localAddress, port: item.localPort });
+    order([{ type: "send_datagram", path: { leg: 1, to }, bytes: new Uint8Array(0) }]);
+  }
+}
+const engine = createEngine(
+  "linux",
+  {
+    createPlane: (io) =>
+      new WindowPlane(io, () => {
+        finishedAt = performance.now();
+        order([{ type: "stop" }]);
+      }),
+    report,
+  },
+  { wakeFd, take: () => commands.shift() },
+);
+await engine.run();
+const newObjects = heapStats().objectCount - heapAtStart;
+console.log(
+  JSON.stringify({
+    perSecond: Math.round(DATAGRAMS / ((finishedAt - startedAt) / 1000)),
+    newObjects,
+    received: DATAGRAMS,
+  }),
+);
