@@ -217,6 +217,7 @@ function fresh(meshIPv4?: string) {
       name: how.name ?? "laptop",
       nameIsExplicit: how.explicit ?? false,
       software: "test",
+      instance: 1,
       ...(key === undefined ? {} : { key }),
     };
     return admit(store, mesh, { id: id(who), sessionKey: new Uint8Array(32), hello }, how.now ?? NOW);

@@ -1,0 +1,58 @@
+/**
+ * What an agent is told about where the coordinator can be reached: URLs of all listeners and STUN addresses.
+ *
+ * Behind a port forward or a cloud's 1:1 NAT we only know private addresses of ours. Then the address by which the agent has reached
+ * us, or `--public-host`, stands for them.
+ */
+import { canonicalIp, cidrContains, isIPv6, type TransportAddress } from "../../shared/address.ts";
+import type { Listener } from "../config.ts";
+
+/** RFC 1918, RFC 6598, RFC 4193: addresses that mean something else elsewhere. */
+const PRIVATE_RANGES = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
+const WILDCARDS = ["0.0.0.0", "::"];
+/** Room in the `welcome` message. */
+const MAX_STUN = 16;
+const MAX_LISTENERS = 16;
+
+export interface Reachable {
+  readonly listeners: readonly Listener[];
+  readonly stun: readonly TransportAddress[];
+  readonly publicHost: string | undefined;
+}
+
+/** @param hostHeader the Host header of the agent's request, with or without a port */
+export function advertised(
+  own: Reachable,
+  hostHeader: string | undefined,
+): { readonly listeners: string[]; readonly stun: TransportAddress[] } {
+  const used = own.publicHost ?? hostOf(hostHeader);
+  const listeners = own.listeners.flatMap((listener) => {
+    const host = own.publicHost ?? (WILDCARDS.includes(listener.host) ? used : listener.host);
+    return host === undefined ? [] : [formatUrl({ ...listener, host })];
+  });
+  return { listeners: [...new Set(listeners)].slice(0, MAX_LISTENERS), stun: stunFor(own.stun, used) };
+}
+
+export const formatUrl = ({ scheme, host, port }: Listener): string => {
+  const isDefault = port === (scheme === "https" ? 443 : 80);
+  return `${scheme}://${isIPv6(host) ? `[${host}]` : host}${isDefault ? "" : `:${port}`}`;
+};
+
+function stunFor(stun: readonly TransportAddress[], used: string | undefined): TransportAddress[] {
+  const usedIp = used === undefined ? undefined : canonicalIp(used);
+  if (usedIp === undefined || isPrivate(usedIp) || isLoopback(usedIp)) return stun.slice(0, MAX_STUN);
+  const family = stun.filter(({ ip }) => isIPv6(ip) === isIPv6(usedIp));
+  if (family.length === 0 || !family.every(({ ip }) => isPrivate(ip))) return stun.slice(0, MAX_STUN);
+  const ports = [...new Set(family.map(({ port }) => port))];
+  const others = stun.filter(({ ip }) => isIPv6(ip) !== isIPv6(usedIp));
+  return [...ports.map((port) => ({ ip: usedIp, port })), ...others].slice(0, MAX_STUN);
+}
+
+function hostOf(header: string | undefined): string | undefined {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9.-]{1,253}))(?::\d{1,5})?$/.exec(header ?? "");
+  const host = match?.[1] ?? match?.[2];
+  return host === undefined ? undefined : (canonicalIp(host) ?? host.toLowerCase());
+}
+
+const isPrivate = (ip: string): boolean => PRIVATE_RANGES.some((range) => cidrContains(range, ip));
+const isLoopback = (ip: string): boolean => ip === "::1" || ip.startsWith("127.");

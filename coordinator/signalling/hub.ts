@@ -1,0 +1,659 @@
+/**
+ * The signalling hub: who is connected, who may be, what each is told about the others, and what one may send another.
+ *
+ * A machine (`handle`, `poll`, `deadline`): the driver in signalling_server.ts gives it WebSocket messages and the time, the
+ * simulator does the same in virtual time. It decides by the rules of registry/ (who is let in), clock.ts and punch_schedule.ts
+ * (when to fire), observations.ts (what is attested).
+ *
+ * Everything that a client can grow has a cap: connections before approval, bytes before authentication, messages a second after
+ * it. Bodies between agents are sealed; the sender is the connection's identity, never a field of the message.
+ */
+import { assertNever } from "../../shared/assert.ts";
+import { toBase32 } from "../../shared/bytes.ts";
+import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.ts";
+import { X25519Key } from "../../shared/session/primitives.ts";
+import { CoordinatorChannel } from "../../shared/signal/channel.ts";
+import {
+  type AgentMessage,
+  type CoordinatorMessage,
+  decodeAgentMessage,
+  encodeMessage,
+  MAX_PEERS_PER_MESSAGE,
+  MAX_UNAUTHENTICATED_BYTES,
+  type PeerEntry,
+  REFUSALS,
+  type Refusal,
+} from "../../shared/signal/messages.ts";
+import { after, earliest, type Instant } from "../../shared/time.ts";
+import { TokenBucket } from "../limits.ts";
+import type { LogEvent } from "../log.ts";
+import { admit, type Applicant } from "../registry/admission.ts";
+import type { CoordinatorIdentity } from "../registry/coordinator_identity.ts";
+import type { PeerRecord, Store } from "../store/store.ts";
+import type { StunObservation } from "../stun/stun_server.ts";
+import { advertised, type Reachable } from "./advertised.ts";
+import { AgentClock } from "./clock.ts";
+import { Observations } from "./observations.ts";
+import { PunchSchedule } from "./punch_schedule.ts";
+
+/** Chosen by the driver, never used again. */
+export type ConnectionId = number;
+
+export type HubInput =
+  /** `source` is the client's limit group (limits.ts), `host` the Host header of its request. */
+  | {
+      readonly type: "opened";
+      readonly connection: ConnectionId;
+      readonly source: string;
+      readonly host?: string | undefined;
+    }
+  | { readonly type: "message"; readonly connection: ConnectionId; readonly bytes: Uint8Array }
+  | { readonly type: "closed"; readonly connection: ConnectionId }
+  | { readonly type: "observed"; readonly observation: StunObservation }
+  /** Another process has written to the store. */
+  | { readonly type: "store_changed" }
+  | { readonly type: "timeout" };
+
+export type HubAction =
+  | { readonly type: "send"; readonly connection: ConnectionId; readonly bytes: Uint8Array }
+  | { readonly type: "close"; readonly connection: ConnectionId; readonly code: number; readonly reason: string }
+  /** The client has proven who it is: larger messages may come from it. */
+  | { readonly type: "authenticated"; readonly connection: ConnectionId }
+  | { readonly type: "add_token"; readonly id: string; readonly secret: Uint8Array }
+  | { readonly type: "remove_token"; readonly id: string }
+  | { readonly type: "event"; readonly event: LogEvent }
+  | { readonly type: "failed"; readonly message: string };
+
+export interface HubOptions {
+  readonly identity: CoordinatorIdentity;
+  readonly store: Store;
+  readonly reachable: Reachable;
+  readonly random: (length: number) => Uint8Array;
+  readonly unixMs: (now: Instant) => number;
+}
+
+/** PRODUCT.md, "Before authentication". */
+const HANDSHAKE_TIMEOUT_MS = 5000;
+const MAX_UNAPPROVED_PER_SOURCE = 16;
+const MAX_UNAPPROVED = 256;
+
+/** First requests come close together, since a punch may be asked for at once and needs a good sample. */
+const CLOCK_REQUEST_DELAYS_MS = [50, 150, 400];
+const CLOCK_INTERVAL_MS = 10_000;
+const MAX_CLOCK_REQUESTS = 8;
+/** Two lost clock replies: nobody is there. */
+const SILENCE_TIMEOUT_MS = 25_000;
+
+const MESSAGE_RATE = { perSecond: 200, burst: 400 };
+/** Each block list is written to the disk. */
+const BLOCK_RATE = { perSecond: 1, burst: 5 };
+const PUNCH_RATE = { perSecond: 20, burst: 40 };
+
+/** Changes of the peer list are gathered this long, so that a thousand agents that come back at once cost a few messages each. */
+const PEERS_INTERVAL_MS = 100;
+const OBSERVED_DELAY_MS = 20;
+/** A punch waits this long for the first clock sample of an agent that has just joined. */
+const CLOCK_WAIT_MS = 2000;
+const MAX_WAITING_PUNCHES = 1000;
+
+const CLOSE_NORMAL = 1000;
+const CLOSE_POLICY = 1008;
+const CLOSE_INTERNAL = 1011;
+const CLOSE_TRY_AGAIN = 1013;
+
+/** An agent that is in the mesh and connected. */
+interface Agent {
+  readonly id: PeerId;
+  readonly instance: number;
+  readonly tokenId: string;
+  readonly clock: AgentClock;
+  readonly clockRequests: Map<number, Instant>;
+  readonly observations: Observations;
+  readonly messages: TokenBucket;
+  readonly blockChanges: TokenBucket;
+  readonly punches: TokenBucket;
+  clockRequestCount: number;
+  nextClockRequestAt: Instant;
+  observedDueAt: Instant | undefined;
+  heardAt: Instant;
+}
+
+type Stage =
+  | { readonly name: "handshaking"; readonly deadline: Instant }
+  /** Proven, and waiting for an operator. */
+  | { readonly name: "pending"; readonly applicant: Applicant }
+  | { readonly name: "joined"; readonly agent: Agent };
+
+interface Connection {
+  readonly id: ConnectionId;
+  readonly source: string;
+  readonly host: string | undefined;
+  readonly channel: CoordinatorChannel;
+  stage: Stage;
+}
+
+interface WaitingPunch {
+  readonly from: PeerId;
+  readonly to: PeerId;
+  readonly round: number;
+  readonly until: Instant;
+}
+
+export class Hub {
+  readonly #options: HubOptions;
+  readonly #actions: HubAction[] = [];
+  readonly #connections = new Map<ConnectionId, Connection>();
+  readonly #online = new Map<PeerId, Connection>();
+  readonly #tokens = new Map<string, PeerId>();
+  /** The `instance` of each peer's last hello. */
+  readonly #instances = new Map<PeerId, number>();
+  readonly #schedule = new PunchSchedule();
+  #peers = new Map<PeerId, PeerRecord>();
+  #blocks: Map<PeerId, Set<PeerId>>;
+  #waitingPunches: WaitingPunch[] = [];
+  #changedPeers = new Set<PeerId>();
+  #peersDueAt: Instant | undefined;
+  #peersSentAt: Instant | undefined;
+  /** The earliest of all connections' deadlines, or earlier: a wake-up too many does no harm. */
+  #wakeAt: Instant | undefined;
+  #dropped = 0;
+
+  constructor(options: HubOptions) {
+    this.#options = options;
+    for (const peer of options.store.peers("approved")) this.#peers.set(peer.id, peer);
+    this.#blocks = options.store.blocks();
+  }
+
+  /** Asked before a WebSocket is accepted at all. */
+  mayOpen(source: string): boolean {
+    let all = 0;
+    let ofSource = 0;
+    for (const connection of this.#connections.values()) {
+      if (connection.stage.name === "joined") continue;
+      all++;
+      if (connection.source === source) ofSource++;
+    }
+    return all < MAX_UNAPPROVED && ofSource < MAX_UNAPPROVED_PER_SOURCE;
+  }
+
+  get onlineCount(): number {
+    return this.#online.size;
+  }
+
+  /** Messages of authenticated clients that were malformed, too many, or went to nobody. */
+  get droppedMessages(): number {
+    return this.#dropped;
+  }
+
+  handle(input: HubInput, now: Instant): void {
+    switch (input.type) {
+      case "opened":
+        this.#open(input.connection, input.source, input.host, now);
+        break;
+      case "message": {
+        const connection = this.#connections.get(input.connection);
+        if (connection !== undefined) this.#receive(connection, input.bytes, now);
+        break;
+      }
+      case "closed": {
+        const connection = this.#connections.get(input.connection);
+        if (connection !== undefined) this.#forget(connection, "connection lost", now);
+        break;
+      }
+      case "observed":
+        this.#observe(input.observation, now);
+        break;
+      case "store_changed":
+        this.#reload(now);
+        break;
+      case "timeout":
+        break;
+      default:
+        assertNever(input);
+    }
+    this.#onTime(now);
+  }
+
+  poll(): HubAction | undefined {
+    return this.#actions.shift();
+  }
+
+  deadline(): Instant | undefined {
+    return earliest(this.#wakeAt, this.#peersDueAt);
+  }
+
+  #open(id: ConnectionId, source: string, host: string | undefined, now: Instant): void {
+    if (!this.mayOpen(source)) {
+      this.#actions.push({ type: "close", connection: id, code: CLOSE_TRY_AGAIN, reason: "too many connections" });
+      return;
+    }
+    const deadline = after(now, HANDSHAKE_TIMEOUT_MS);
+    const channel = new CoordinatorChannel({
+      staticKey: this.#options.identity.staticKey,
+      ephemeral: new X25519Key(this.#options.random(32)),
+    });
+    this.#connections.set(id, { id, source, host, channel, stage: { name: "handshaking", deadline } });
+    this.#wake(deadline);
+  }
+
+  #receive(connection: Connection, bytes: Uint8Array, now: Instant): void {
+    const { stage } = connection;
+    if (stage.name === "handshaking" && bytes.length > MAX_UNAUTHENTICATED_BYTES)
+      return this.#close(connection, CLOSE_POLICY, "message too large", now);
+    const outcome = connection.channel.handle(bytes);
+    switch (outcome.type) {
+      case "reply":
+        this.#actions.push({ type: "send", connection: connection.id, bytes: outcome.bytes });
+        return;
+      case "failed":
+        // Only with a malformed hello is there a channel to say so in; most likely the agent is of another version.
+        if (outcome.reason === "malformed hello")
+          return this.#refuse(connection, "version", "update the older of the two", now);
+        return this.#close(connection, CLOSE_POLICY, outcome.reason, now);
+      case "hello": {
+        const { hello, sessionKey } = outcome;
+        const { identity, signature } = hello;
+        const id = verifyIdentityChain({ identity, sessionKey, signature });
+        if (id === undefined)
+          return this.#refuse(connection, "identity_invalid", "check the agent's state directory", now);
+        return this.#admit(connection, { id, sessionKey, hello }, now);
+      }
+      case "message":
+        if (stage.name === "joined") return this.#receiveFrom(connection, stage.agent, outcome.plaintext, now);
+        if (stage.name === "pending") {
+          if (decodeAgentMessage(outcome.plaintext)?.type === "leave")
+            this.#close(connection, CLOSE_NORMAL, "left", now);
+        }
+        return;
+      default:
+        assertNever(outcome);
+    }
+  }
+
+  #admit(connection: Connection, applicant: Applicant, now: Instant): void {
+    const { store, identity, unixMs } = this.#options;
+    let admission: ReturnType<typeof admit>;
+    try {
+      admission = admit(store, identity, applicant, unixMs(now));
+    } catch (error) {
+      // A full disk, say. The agent tries again; nothing was promised to it.
+      this.#fail(`Cannot let "${applicant.hello.name}" in`, error);
+      return this.#close(connection, CLOSE_INTERNAL, "cannot write the database", now);
+    }
+    if (admission.type === "refused")
+      return this.#refuse(connection, admission.reason, admission.message, now, applicant.hello.name);
+    this.#actions.push({ type: "authenticated", connection: connection.id });
+    if (admission.type === "pending") {
+      connection.stage = { name: "pending", applicant };
+      this.#send(connection, { type: "pending", code: admission.code });
+      const { id, name } = admission.peer;
+      this.#actions.push({ type: "event", event: { event: "agent_pending", id, name, code: admission.code } });
+      return;
+    }
+    this.#join(connection, applicant, admission.peer, admission.isNew, now);
+  }
+
+  #join(connection: Connection, applicant: Applicant, peer: PeerRecord, isNew: boolean, now: Instant): void {
+    const { instance } = applicant.hello;
+    const before = this.#online.get(peer.id);
+    const old = before?.stage.name === "joined" ? before.stage.agent : undefined;
+    const isSameProcess = old?.instance === instance;
+    const tokenId = toBase32(this.#options.random(10));
+    const secret = this.#options.random(32);
+    const agent: Agent = {
+      id: peer.id,
+      instance,
+      tokenId,
+      clock: new AgentClock(),
+      clockRequests: new Map(),
+      // Its sockets are the same ones, so what was seen of them still holds.
+      observations: isSameProcess && old !== undefined ? old.observations : new Observations(),
+      messages: new TokenBucket(MESSAGE_RATE, now),
+      blockChanges: new TokenBucket(BLOCK_RATE, now),
+      punches: new TokenBucket(PUNCH_RATE, now),
+      clockRequestCount: 0,
+      nextClockRequestAt: now,
+      observedDueAt: undefined,
+      heardAt: now,
+    };
+    connection.stage = { name: "joined", agent };
+    this.#online.set(peer.id, connection);
+    if (before !== undefined) {
+      // The same agent on a new connection has roamed; another one with a copy of its state must hear why it is thrown out.
+      if (!isSameProcess) this.#send(before, refusal("replaced", "never run two agents on one copied state directory"));
+      this.#close(before, isSameProcess ? CLOSE_NORMAL : CLOSE_POLICY, "replaced", now);
+    }
+    this.#instances.set(peer.id, instance);
+    this.#peers.set(peer.id, peer);
+    this.#tokens.set(tokenId, peer.id);
+    this.#actions.push({ type: "add_token", id: tokenId, secret });
+
+    const { listeners, stun } = advertised(this.#options.reachable, connection.host);
+    this.#send(connection, {
+      type: "welcome",
+      id: peer.id,
+      name: peer.name,
+      meshIPv4: peer.meshIPv4,
+      meshIPv6: peer.meshIPv6,
+      stun,
+      stunUsername: tokenId,
+      stunSecret: secret,
+      listeners,
+    });
+    this.#requestClock(connection, agent, now);
+    const others = [...this.#peers.values()].filter(({ id }) => id !== peer.id).map((other) => this.#entry(other));
+    for (let at = 0; at === 0 || at < others.length; at += MAX_PEERS_PER_MESSAGE) {
+      this.#send(connection, { type: "peers", reset: at === 0, peers: others.slice(at, at + MAX_PEERS_PER_MESSAGE) });
+    }
+    this.#peerChanged(peer.id, now);
+    this.#actions.push({ type: "event", event: { event: "agent_joined", id: peer.id, name: peer.name, isNew } });
+  }
+
+  #receiveFrom(connection: Connection, agent: Agent, plaintext: Uint8Array, now: Instant): void {
+    agent.heardAt = now;
+    const message = agent.messages.take(now) ? decodeAgentMessage(plaintext) : undefined;
+    if (message === undefined) {
+      this.#dropped++;
+      return;
+    }
+    switch (message.type) {
+      case "clock_reply":
+        return this.#clockReply(agent, message, now);
+      case "to_peer": {
+        const to = this.#reach(agent.id, message.to);
+        if (to === undefined) this.#dropped++;
+        else
+          this.#send(to, {
+            type: "from_peer",
+            from: agent.id,
+            body: message.body,
+            attested: agent.observations.addresses(now),
+          });
+        return;
+      }
+      case "punch_request":
+        if (!agent.punches.take(now) || this.#reach(agent.id, message.peer) === undefined) this.#dropped++;
+        else
+          this.#punch(
+            { from: agent.id, to: message.peer, round: message.round, until: after(now, CLOCK_WAIT_MS) },
+            now,
+          );
+        return;
+      case "punch_fired": {
+        const firedAt = agent.clock.toCoordinator(message.firedAt);
+        const skewMs = this.#schedule.fired(agent.id, message.peer, message.round, firedAt);
+        if (skewMs === undefined) return;
+        const peers = [this.#nameOf(message.peer), this.#nameOf(agent.id)] as const;
+        this.#actions.push({ type: "event", event: { event: "punch_signalled", peers, round: message.round, skewMs } });
+        return;
+      }
+      case "block":
+        if (agent.blockChanges.take(now)) this.#block(agent.id, message.peers);
+        else this.#dropped++;
+        return;
+      case "leave":
+        return this.#close(connection, CLOSE_NORMAL, "left", now);
+      default:
+        assertNever(message);
+    }
+  }
+
+  #clockReply(agent: Agent, message: Extract<AgentMessage, { type: "clock_reply" }>, now: Instant): void {
+    const requestSentAt = agent.clockRequests.get(message.id);
+    if (requestSentAt === undefined) return;
+    agent.clockRequests.delete(message.id);
+    agent.clock.add({
+      requestSentAt,
+      replyReceivedAt: now,
+      agentReceivedAt: message.receivedAt,
+      agentSentAt: message.sentAt,
+    });
+    const waiting = this.#waitingPunches.filter(({ from, to }) => from === agent.id || to === agent.id);
+    if (waiting.length === 0) return;
+    this.#waitingPunches = this.#waitingPunches.filter((punch) => !waiting.includes(punch));
+    for (const punch of waiting) this.#punch(punch, now);
+  }
+
+  #punch(punch: WaitingPunch, now: Instant): void {
+    const sides = [this.#reach(punch.to, punch.from), this.#reach(punch.from, punch.to)] as const;
+    const agents = sides.map((side) => (side?.stage.name === "joined" ? side.stage.agent : undefined));
+    const [a, b] = agents;
+    if (a === undefined || b === undefined || now >= punch.until) return;
+    if (!a.clock.isKnown || !b.clock.isKnown) {
+      if (this.#waitingPunches.length >= MAX_WAITING_PUNCHES) this.#waitingPunches.shift();
+      this.#waitingPunches.push(punch);
+      return;
+    }
+    const fireAt = this.#schedule.schedule(a.id, b.id, punch.round, [a.clock, b.clock], now);
+    if (fireAt === undefined) return;
+    for (const [agent, other, side] of [
+      [a, b, sides[0]],
+      [b, a, sides[1]],
+    ] as const) {
+      if (side === undefined) continue;
+      this.#send(side, {
+        type: "punch",
+        peer: other.id,
+        round: punch.round,
+        fireAt: agent.clock.toAgent(fireAt),
+        attested: other.observations.addresses(now),
+      });
+    }
+  }
+
+  #block(id: PeerId, peers: readonly PeerId[]): void {
+    try {
+      this.#options.store.transaction(() => this.#options.store.setBlocks(id, peers));
+    } catch (error) {
+      // It holds as long as we run; the agent sends its list again when it connects again.
+      this.#fail(`Cannot keep the block list of "${this.#nameOf(id)}"`, error);
+    }
+    this.#blocks.set(id, new Set(peers));
+  }
+
+  /** The connection of `to`, if both are members and neither refuses the other. */
+  #reach(from: PeerId, to: PeerId): Connection | undefined {
+    if (from === to || this.#blocks.get(from)?.has(to) === true || this.#blocks.get(to)?.has(from) === true)
+      return undefined;
+    return this.#online.get(to);
+  }
+
+  #observe(observation: StunObservation, now: Instant): void {
+    const id = this.#tokens.get(observation.tokenId);
+    const connection = id === undefined ? undefined : this.#online.get(id);
+    if (connection?.stage.name !== "joined") return;
+    const { agent } = connection.stage;
+    if (!agent.observations.add(observation.from, now)) return;
+    agent.observedDueAt ??= after(now, OBSERVED_DELAY_MS);
+    this.#wake(agent.observedDueAt);
+  }
+
+  /** Another process has approved, removed or renamed somebody. */
+  #reload(now: Instant): void {
+    const { store } = this.#options;
+    let approved: PeerRecord[];
+    try {
+      approved = store.peers("approved");
+      this.#blocks = store.blocks();
+    } catch (error) {
+      return this.#fail("Cannot read the database again", error);
+    }
+    const before = this.#peers;
+    this.#peers = new Map(approved.map((peer) => [peer.id, peer]));
+    for (const [id, peer] of before) {
+      if (this.#peers.has(id)) continue;
+      const connection = this.#online.get(id);
+      if (connection !== undefined)
+        this.#refuse(connection, "removed", "Ask for a new key to join again", now, peer.name);
+      this.#changedPeers.delete(id);
+      this.#sendToAll({ type: "peer_removed", id });
+      this.#instances.delete(id);
+    }
+    for (const peer of approved) {
+      const known = before.get(peer.id);
+      if (known === undefined || known.name !== peer.name || known.meshIPv4 !== peer.meshIPv4)
+        this.#peerChanged(peer.id, now);
+    }
+    for (const connection of this.#connections.values()) {
+      if (connection.stage.name === "pending" && this.#peers.has(connection.stage.applicant.id))
+        this.#admit(connection, connection.stage.applicant, now);
+    }
+  }
+
+  #onTime(now: Instant): void {
+    if (this.#peersDueAt !== undefined && this.#peersDueAt <= now) this.#sendChangedPeers(now);
+    if (this.#wakeAt === undefined || this.#wakeAt > now) return;
+    this.#wakeAt = undefined;
+    this.#waitingPunches = this.#waitingPunches.filter((punch) => punch.until > now);
+    for (const connection of this.#connections.values()) {
+      const due = this.#onConnectionTime(connection, now);
+      if (due !== undefined) this.#wake(due);
+    }
+  }
+
+  #onConnectionTime(connection: Connection, now: Instant): Instant | undefined {
+    const { stage } = connection;
+    if (stage.name === "pending") return undefined;
+    if (stage.name === "handshaking") {
+      if (stage.deadline > now) return stage.deadline;
+      this.#close(connection, CLOSE_POLICY, "took too long", now);
+      return undefined;
+    }
+    const { agent } = stage;
+    if (after(agent.heardAt, SILENCE_TIMEOUT_MS) <= now) {
+      this.#close(connection, CLOSE_POLICY, "silent", now);
+      return undefined;
+    }
+    if (agent.observedDueAt !== undefined && agent.observedDueAt <= now) {
+      agent.observedDueAt = undefined;
+      this.#send(connection, { type: "observed", addresses: agent.observations.addresses(now) });
+    }
+    if (agent.nextClockRequestAt <= now) this.#requestClock(connection, agent, now);
+    return earliest(agent.nextClockRequestAt, agent.observedDueAt);
+  }
+
+  #requestClock(connection: Connection, agent: Agent, now: Instant): void {
+    const id = agent.clockRequestCount++;
+    agent.clockRequests.set(id, now);
+    const [oldest] = agent.clockRequests.keys();
+    if (agent.clockRequests.size > MAX_CLOCK_REQUESTS && oldest !== undefined) agent.clockRequests.delete(oldest);
+    agent.nextClockRequestAt = after(now, CLOCK_REQUEST_DELAYS_MS[id] ?? CLOCK_INTERVAL_MS);
+    this.#wake(agent.nextClockRequestAt);
+    this.#send(connection, { type: "clock_request", id });
+  }
+
+  #peerChanged(id: PeerId, now: Instant): void {
+    this.#changedPeers.add(id);
+    if (this.#peersDueAt !== undefined) return;
+    const next = this.#peersSentAt === undefined ? now : after(this.#peersSentAt, PEERS_INTERVAL_MS);
+    this.#peersDueAt = next > now ? next : now;
+  }
+
+  #sendChangedPeers(now: Instant): void {
+    this.#peersDueAt = undefined;
+    this.#peersSentAt = now;
+    const changed = [...this.#changedPeers].flatMap((id) => this.#peers.get(id) ?? []);
+    this.#changedPeers = new Set();
+    for (let at = 0; at < changed.length; at += MAX_PEERS_PER_MESSAGE) {
+      const part = changed.slice(at, at + MAX_PEERS_PER_MESSAGE);
+      const toAll = encodeMessage({ type: "peers", reset: false, peers: part.map((peer) => this.#entry(peer)) });
+      for (const [id, connection] of this.#online) {
+        if (!part.some((peer) => peer.id === id)) this.#sendEncoded(connection, toAll);
+        else if (part.length > 1) {
+          const others = part.filter((peer) => peer.id !== id).map((peer) => this.#entry(peer));
+          this.#send(connection, { type: "peers", reset: false, peers: others });
+        }
+      }
+    }
+  }
+
+  #entry(peer: PeerRecord): PeerEntry {
+    return {
+      id: peer.id,
+      name: peer.name,
+      identity: peer.identity,
+      sessionKey: peer.sessionKey,
+      signature: peer.signature,
+      meshIPv4: peer.meshIPv4,
+      meshIPv6: peer.meshIPv6,
+      online: this.#online.has(peer.id),
+      instance: this.#instances.get(peer.id) ?? 0,
+    };
+  }
+
+  #refuse(connection: Connection, reason: Refusal, advice: string, now: Instant, name = "an agent"): void {
+    const message = refusal(reason, advice);
+    this.#send(connection, message);
+    this.#actions.push({
+      type: "event",
+      event: { event: "agent_refused", name, reason: message.message },
+    });
+    this.#close(connection, CLOSE_POLICY, reason, now);
+  }
+
+  #close(connection: Connection, code: number, reason: string, now: Instant): void {
+    this.#actions.push({ type: "close", connection: connection.id, code, reason });
+    this.#forget(connection, reason, now);
+  }
+
+  #forget(connection: Connection, reason: string, now: Instant): void {
+    this.#connections.delete(connection.id);
+    if (connection.stage.name !== "joined") return;
+    const { agent } = connection.stage;
+    this.#tokens.delete(agent.tokenId);
+    this.#actions.push({ type: "remove_token", id: agent.tokenId });
+    if (this.#online.get(agent.id) !== connection) return;
+    this.#online.delete(agent.id);
+    this.#actions.push({
+      type: "event",
+      event: { event: "agent_left", id: agent.id, name: this.#nameOf(agent.id), reason },
+    });
+    const peer = this.#peers.get(agent.id);
+    if (peer === undefined) return;
+    this.#peerChanged(agent.id, now);
+    try {
+      // From the store and not from memory: another process may have removed it a moment ago.
+      const stored = this.#options.store.peer(agent.id);
+      if (stored?.state === "approved")
+        this.#options.store.putPeer({ ...stored, lastSeenUnixMs: this.#options.unixMs(now) });
+    } catch (error) {
+      this.#fail(`Cannot keep when "${peer.name}" was last seen`, error);
+    }
+  }
+
+  #sendToAll(message: CoordinatorMessage): void {
+    const bytes = encodeMessage(message);
+    for (const connection of this.#online.values()) this.#sendEncoded(connection, bytes);
+  }
+
+  #send(connection: Connection, message: CoordinatorMessage): void {
+    this.#sendEncoded(connection, encodeMessage(message));
+  }
+
+  #sendEncoded(connection: Connection, plaintext: Uint8Array): void {
+    this.#actions.push({ type: "send", connection: connection.id, bytes: connection.channel.seal(plaintext) });
+  }
+
+  #fail(what: string, error: unknown): void {
+    const why = error instanceof Error ? error.message : String(error);
+    this.#actions.push({ type: "failed", message: `${what}: ${why}` });
+  }
+
+  #nameOf(id: PeerId): string {
+    return this.#peers.get(id)?.name ?? id;
+  }
+
+  #wake(at: Instant): void {
+    this.#wakeAt = earliest(this.#wakeAt, at);
+  }
+}
+
+/** `advice` is a whole sentence already when it comes from registry/. */
+function refusal(reason: Refusal, advice: string): Extract<CoordinatorMessage, { type: "refused" }> {
+  const words = REFUSALS[reason];
+  const sentence = `${words.charAt(0).toUpperCase()}${words.slice(1)}`;
+  const message = advice.startsWith(sentence)
+    ? advice
+    : `${sentence}; ${advice.charAt(0).toLowerCase()}${advice.slice(1)}`;
+  return { type: "refused", reason, message: message.slice(0, 300) };
+}
