@@ -429,7 +429,8 @@ export class DataPlane implements Plane {
     const plaintext = decipher.update(bytes.subarray(FRAME_HEADER_BYTES, end));
     try {
       decipher.final();
-      return plaintext;
+      // Not the Buffer itself: its `slice` would be a view where a Uint8Array's is a copy.
+      return new Uint8Array(plaintext.buffer, plaintext.byteOffset, plaintext.length);
     } catch {
       return undefined;
     }

@@ -4,7 +4,7 @@
  * A pair is **trusted** when nobody can be aimed by probing it: the remote address lies in a directly connected subnet, or both the
  * peer (sealed) and the coordinator (attested) name it, or it has answered. Any other gets `UNTRUSTED_PROBES` and no more.
  */
-import type { TransportAddress } from "../../shared/address.ts";
+import { sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { CandidateKind } from "../../shared/wire/candidates.ts";
 import type { Leg } from "../data/plane.ts";
@@ -36,11 +36,15 @@ export class Pair {
   lastProbeAt: Instant | undefined;
   /** Newest authentic answer to a probe of ours: proves both directions. */
   answeredAt: Instant | undefined;
+  /** Where the answer came from: another port than `remote` when both NATs use one per destination. */
+  answersFrom: TransportAddress | undefined;
   /** Newest authentic frame of any kind. */
   receivedAt: Instant | undefined;
   rttMs: number | undefined;
   /** The peer has said that it got an answer of ours on this pair. */
   peerConfirmed = false;
+  /** We have said so too, with a probe of its own: once, since each probe brings an answer. */
+  hasToldPeer = false;
   readonly #outstanding = new Map<number, Instant>();
 
   constructor(options: {
@@ -62,6 +66,14 @@ export class Pair {
   /** Proven in both directions and not given up. */
   get isValid(): boolean {
     return this.answeredAt !== undefined;
+  }
+
+  /** Is this where the peer's packets on this pair come from? */
+  hears(from: TransportAddress): boolean {
+    return (
+      sameTransportAddress(from, this.remote) ||
+      (this.answersFrom !== undefined && sameTransportAddress(from, this.answersFrom))
+    );
   }
 
   get mayProbe(): boolean {
@@ -96,6 +108,7 @@ export class Pair {
   invalidate(): void {
     this.answeredAt = undefined;
     this.peerConfirmed = false;
+    this.hasToldPeer = false;
     this.rttMs = undefined;
     this.unanswered = 0;
     this.#outstanding.clear();

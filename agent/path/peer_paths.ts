@@ -6,8 +6,9 @@
  * same moment, so first probes cross in flight and open both filters. After a round without success trusted pairs go on being probed
  * slowly for ever: each probe keeps our own filter open for half a minute, so the peer's next one may pass without any timing.
  *
- * Departs from RFC 8445 in three ways, all because there is one component and an authenticated session beneath: pairs are never
- * frozen, checks are sealed probes instead of STUN, and each side selects for itself, at any time, without nomination.
+ * Departs from RFC 8445 in four ways, all because there is one component and an authenticated session beneath: pairs are never
+ * frozen, checks are sealed probes instead of STUN, an answer may come from another address than the one probed (§7.2.5.2.1), and each
+ * side selects for itself, at any time, without nomination.
  */
 import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
@@ -190,7 +191,7 @@ export class PeerPaths {
     });
     // Triggered check (RFC 8445 §7.3.1.4): what reached us is the best guess at what our own probe can reach.
     if (!pair.isValid && this.#mayProbe(pair, now)) this.#probe(pair, now);
-    if (!pair.isValid && pair.nextProbeAt === undefined) startPair(pair, now);
+    if (this.#selected === undefined && !pair.isValid && pair.nextProbeAt === undefined) startPair(pair, now);
   }
 
   handleProbeAnswer(
@@ -199,22 +200,31 @@ export class PeerPaths {
     from: TransportAddress,
     now: Instant,
   ): void {
-    const pair = this.#pairs.get(pairKey(leg, from));
-    if (pair === undefined || !pair.onAnswer(message.transaction, now)) return;
+    // The transaction names the pair, not the source address: between two NATs that use another port per destination, and let the
+    // answer in all the same, what we send to and what we hear from differ. The seal has proven who answered.
+    const pair = this.pairs().find(
+      (candidate) => candidate.leg === leg && candidate.onAnswer(message.transaction, now),
+    );
+    if (pair === undefined) return;
+    pair.answersFrom = from;
     if (message.answered) pair.peerConfirmed = true;
     if (pair === this.#selected) this.#waitingSince = undefined;
     stopPair(pair);
     this.#consider(pair);
     // Tell the peer that this pair is proven from our side, so that both know: one more probe, with `answered` set.
-    if (!pair.peerConfirmed && this.#mayProbe(pair, now)) this.#probe(pair, now);
+    if (pair.peerConfirmed || pair.hasToldPeer) return;
+    pair.hasToldPeer = true;
+    this.#probe(pair, now);
   }
 
   /** Any authentic frame on a pair: it lives. */
   handleReceived(leg: Leg, from: TransportAddress, now: Instant): void {
-    const pair = this.#pairs.get(pairKey(leg, from));
+    const selected = this.#selected;
+    const isSelected = selected?.leg === leg && selected.hears(from);
+    const pair = isSelected ? selected : this.#pairs.get(pairKey(leg, from));
     if (pair === undefined) return;
     pair.receivedAt = now;
-    if (pair !== this.#selected) return;
+    if (!isSelected) return;
     this.#waitingSince = undefined;
     pair.unanswered = 0;
   }
