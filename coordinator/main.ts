@@ -39,7 +39,9 @@ try {
   const text = error instanceof Error ? error.message : String(error);
   // Deno's words when an npm package is neither in its cache nor to be had.
   const isMissingDependency =
-    /npm package|registry|error sending request|not found in (the )?npm|--cached-only|Could not find/i.test(text);
+    /Failed loading|npm package|registry|error sending request|not found in (the )?npm|--cached-only|Could not find/i.test(
+      text,
+    );
   console.error(
     isMissingDependency
       ? `Cannot load the coordinator's dependencies: ${text.split("\n")[0] ?? ""}\nRun "npm ci" once, or start it once with network access`
