@@ -14,20 +14,26 @@ export interface DataWorkerData {
   readonly port: MessagePort;
   /** The eventfd that says commands wait; -1 for the portable engine. */
   readonly wakeFd: number;
+  /** One number, shared: how many batches of reports the host has handled. */
+  readonly batchesRead: Int32Array;
 }
 
 /** Batches of reports travel as arrays; this says that the worker is up. */
 export const READY = "ready";
 
 export async function runDataWorker(createPlane: (io: PlaneIo) => Plane): Promise<void> {
-  const { engine: kind, port, wakeFd } = workerData as DataWorkerData;
+  const { engine: kind, port, wakeFd, batchesRead } = workerData as DataWorkerData;
   const report = (reports: readonly Report[]): void => port.postMessage(reports);
   try {
     const mailbox = {
       wakeFd,
       take: () => receiveMessageOnPort(port)?.message as readonly Command[] | undefined,
     };
-    const engine = createEngine(kind, { createPlane, report }, kind === "linux" ? mailbox : undefined);
+    const engine = createEngine(
+      kind,
+      { createPlane, report, batchesRead: () => Atomics.load(batchesRead, 0) },
+      kind === "linux" ? mailbox : undefined,
+    );
     if (kind === "portable") port.on("message", (commands: readonly Command[]) => engine.handle(commands));
     port.postMessage(READY);
     await engine.run();

@@ -51,8 +51,13 @@ export type EngineReport =
   | { readonly type: "network_changed"; readonly at: Instant }
   /** The plane threw: a bug. The input is dropped, the engine goes on. At most one a second; `suppressed` counts the others. */
   | { readonly type: "plane_failed"; readonly message: string; readonly suppressed: number }
-  /** The answer to `read_counters`, beside the plane's own: what the kernel refused without telling anybody else. */
-  | { readonly type: "engine_counters"; readonly tunWriteErrors: number; readonly udpReceiveErrors: number }
+  /** The answer to `read_counters`, beside the plane's own: what the kernel refused and what control was too slow for. */
+  | {
+      readonly type: "engine_counters";
+      readonly tunWriteErrors: number;
+      readonly udpReceiveErrors: number;
+      readonly droppedReports: number;
+    }
   /** The engine ended and nothing more will come: what was wrong. */
   | { readonly type: "engine_failed"; readonly message: string }
   | { readonly type: "stopped" };
@@ -64,6 +69,8 @@ export interface EngineOptions {
   readonly createPlane: (io: PlaneIo) => Plane;
   /** Takes reports in batches and in order. Each owns its bytes. */
   readonly report: (reports: readonly Report[]) => void;
+  /** How many of those batches the reader has handled, modulo 2^32: what it has not is bounded (portable/report_queue.ts). */
+  readonly batchesRead: () => number;
 }
 
 /** How an engine that blocks its thread learns that commands wait. */

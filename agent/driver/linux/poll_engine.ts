@@ -48,7 +48,7 @@ export class PollEngine implements Engine {
 
   constructor(options: EngineOptions, mailbox: Mailbox) {
     this.#mailbox = mailbox;
-    this.#reports = new ReportQueue(options.report);
+    this.#reports = new ReportQueue(options.report, options.batchesRead);
     this.#poll = new PollSet<Source>(mailbox.wakeFd, { kind: "wake" });
     const report = (report: Report): void => this.#reports.push(report);
     const io: PlaneIo = {
@@ -242,6 +242,7 @@ export class PollEngine implements Engine {
       type: "engine_counters",
       tunWriteErrors: this.#tunWriteErrors,
       udpReceiveErrors: this.#udpReceiveErrors,
+      droppedReports: this.#reports.dropped,
     });
   }
 }

@@ -47,7 +47,7 @@ export class PortableEngine implements Engine {
   #hasStopped = false;
 
   constructor(options: EngineOptions) {
-    this.#reports = new ReportQueue(options.report);
+    this.#reports = new ReportQueue(options.report, options.batchesRead);
     const report = (report: Report): void => {
       // Reports of one event leave together, after it.
       if (this.#reports.isEmpty) queueMicrotask(() => this.#reports.flush());
@@ -105,6 +105,7 @@ export class PortableEngine implements Engine {
               type: "engine_counters",
               tunWriteErrors: this.#tunWriteErrors,
               udpReceiveErrors: this.#udpReceiveErrors,
+              droppedReports: this.#reports.dropped,
             });
           }
       }

@@ -88,6 +88,7 @@ const engine = createEngine(
         order([{ type: "stop" }]);
       }),
     report,
+    batchesRead: () => 0,
   },
   { wakeFd, take: () => commands.shift() },
 );
