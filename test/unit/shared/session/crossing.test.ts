@@ -123,7 +123,8 @@ function simulate(world: World): { readonly agreedAtMs: number; readonly install
   const chance = () => ((random(1)[0] ?? 0) * 100) / 256;
   const { smaller, larger } = makeEnds(`ends ${world.seed % 8}`);
   const ends = [smaller, larger] as const;
-  const flying: { readonly at: number; readonly to: 0 | 1; readonly bytes?: Uint8Array; readonly index?: number }[] = [];
+  const flying: { readonly at: number; readonly to: 0 | 1; readonly bytes?: Uint8Array; readonly index?: number }[] =
+    [];
   let agreedSince: number | undefined;
   for (let ms = 0; ms < 120_000; ms += 10) {
     const now: Instant = after(START, ms);

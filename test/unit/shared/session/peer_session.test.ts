@@ -1,5 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { type EpochKeys, openInitiation, REJECT_AFTER_MS, REKEY_AFTER_MS } from "../../../../shared/session/peer_session.ts";
+import {
+  type EpochKeys,
+  openInitiation,
+  REJECT_AFTER_MS,
+  REKEY_AFTER_MS,
+} from "../../../../shared/session/peer_session.ts";
 import { X25519Key } from "../../../../shared/session/primitives.ts";
 import { after } from "../../../../shared/time.ts";
 import { decodeHandshake, handshakeMacs } from "../../../../shared/wire/handshake.ts";
@@ -250,7 +255,12 @@ describe("rekeying", () => {
     for (const end of [a, b]) end.timeout(after(START, REJECT_AFTER_MS - 1));
     expect([a.session.isEstablished, b.session.isEstablished]).toEqual([true, true]);
     for (const end of [a, b]) end.timeout(after(START, REJECT_AFTER_MS));
-    expect([a.session.isEstablished, b.session.isEstablished, a.epochs.size, b.epochs.size]).toEqual([false, false, 0, 0]);
+    expect([a.session.isEstablished, b.session.isEstablished, a.epochs.size, b.epochs.size]).toEqual([
+      false,
+      false,
+      0,
+      0,
+    ]);
   });
 
   test("the responder begins anew when its epoch was never confirmed, but not while the peer may still be about to", () => {
