@@ -100,7 +100,9 @@ export class Writer {
 
   u8(value: number): this {
     requireRange(value, 0xff);
-    this.#buffer[this.#reserve(1)] = value;
+    // First the place, then the buffer: reserving may replace the buffer.
+    const at = this.#reserve(1);
+    this.#buffer[at] = value;
     return this;
   }
 
