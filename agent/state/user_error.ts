@@ -35,7 +35,7 @@ export class UserError extends Error {
 }
 
 /** Anything that looks like a join key, also a mistyped one, loses its secret. */
-export const withoutKeys = (text: string): string => text.replace(/tmk_[^\s"',;]*/g, "tmk_(hidden)");
+export const withoutKeys = (text: string): string => text.replace(/tmk_[A-Za-z0-9][^\s"',;]*/g, "tmk_(hidden)");
 
 /** `error.code` of a system call that failed ("ENOENT"), or undefined. */
 export function systemCode(error: unknown): string | undefined {

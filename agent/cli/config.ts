@@ -1,0 +1,51 @@
+/**
+ * What the command line hands to the rest of the agent: complete and checked, so that nobody reads argv, the environment or a key
+ * file again.
+ */
+import type { Log } from "../log.ts";
+import type { AgentState } from "../state/agent_state.ts";
+
+export const TUN_MODES = ["auto", "on", "off"] as const;
+export type TunMode = (typeof TUN_MODES)[number];
+
+export interface JoinKey {
+  readonly id: string;
+  /** As it is sent to the coordinator. Never logged. */
+  readonly text: string;
+  /** Of the coordinator that made it. */
+  readonly fingerprint: string;
+}
+
+export interface AgentConfig {
+  readonly version: string;
+  /** http or https, without credentials, query, fragment and final slash. */
+  readonly coordinatorUrl: string;
+  /**
+   * The fingerprint that the coordinator must prove: of the join key, or as pinned at an earlier start. Undefined at the first
+   * contact without a key: it is then shown to the user and pinned.
+   */
+  readonly coordinatorFingerprint: string | undefined;
+  readonly joinKey: JoinKey | undefined;
+  /** `explicit`: the user chose it, so it is refused when taken instead of getting a number. */
+  readonly name: { readonly text: string; readonly explicit: boolean };
+  readonly tun: TunMode;
+  readonly tunName: string | undefined;
+  /** Undefined: the agent's choice. 0: any free one. */
+  readonly udpPort: number | undefined;
+  /** False with `--no-direct`. */
+  readonly direct: boolean;
+  /** PEM text of certificates that https coordinators may use besides the system's. */
+  readonly caCertificates: string | undefined;
+  /** Give up with exit code 7 when not joined by then. Undefined: try for ever. */
+  readonly timeoutMs: number | undefined;
+  readonly socketPath: string;
+  /** Open and locked; `up` closes it after the agent has ended. */
+  readonly state: AgentState;
+  readonly log: Log;
+}
+
+/** For `netcheck` without a running agent. */
+export interface NetcheckConfig {
+  readonly coordinatorUrl: string;
+  readonly caCertificates: string | undefined;
+}

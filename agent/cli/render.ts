@@ -1,0 +1,104 @@
+/** Pieces of the human output that several commands share. Text from the network passes `printable` before it is shown. */
+import type { NatStatus, PathChange, PathKind, PathStatus } from "../local/contract.ts";
+import { printable } from "../log.ts";
+import type { Paint, Style } from "./host.ts";
+
+/** What a rendering needs to know of its surroundings. */
+export interface View {
+  readonly nowUnixMs: number;
+  readonly paint: Paint;
+  /** Undefined: as wide as it needs. */
+  readonly columns: number | undefined;
+}
+
+export interface Cell {
+  readonly text: string;
+  readonly style?: Style | undefined;
+}
+
+const GAP = "  ";
+/** A reason cut to fewer characters than this says nothing. */
+const MIN_LAST_COLUMN = 20;
+
+/** Columns as wide as their longest cell; only the last one is cut to fit the terminal. */
+export function table(head: readonly string[], rows: readonly (readonly Cell[])[], view: View): string {
+  const clean = rows.map((row) => row.map((cell) => ({ ...cell, text: printable(cell.text) })));
+  const widths = head.map((title, column) =>
+    Math.max(title.length, ...clean.map((row) => row[column]?.text.length ?? 0)),
+  );
+  const last = head.length - 1;
+  const before = widths.slice(0, last).reduce((sum, width) => sum + width + GAP.length, 0);
+  const room = view.columns === undefined ? Infinity : Math.max(MIN_LAST_COLUMN, view.columns - before);
+  const line = (cells: readonly Cell[]): string =>
+    cells
+      .map(({ text, style }, column) => {
+        const fitted = column === last ? cut(text, room) : text.padEnd(widths[column] ?? 0);
+        return style === undefined ? fitted : view.paint(style, fitted);
+      })
+      .join(GAP)
+      .trimEnd();
+  return [line(head.map((text) => ({ text, style: "dim" as const }))), ...clean.map(line)].join("\n");
+}
+
+const cut = (text: string, length: number): string =>
+  text.length <= length ? text : `${text.slice(0, length - 3)}...`;
+
+/** 0.42 ms, 7.3 ms, 128 ms. */
+export const milliseconds = (value: number): string =>
+  `${value < 1 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0)} ms`;
+
+/** The two words that matter: "40 s", "12 min", "3 h", "9 days". */
+export function duration(ms: number): string {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86_400)} days`;
+}
+
+/** How long ago an ISO 8601 moment was. */
+export function ago(moment: string, view: View): string {
+  const at = Date.parse(moment);
+  return Number.isNaN(at) ? "unknown" : duration(view.nowUnixMs - at);
+}
+
+export function pathWords(path: PathStatus): string {
+  if (path.kind === "direct") return "direct";
+  const { legs } = path;
+  if (legs === null || legs.local === legs.remote) return `relayed by ${path.kind}`;
+  return `relayed by ${legs.local} here, ${legs.remote} there`;
+}
+
+export const pathStyle = (kind: PathKind): Style => (kind === "direct" ? "green" : "yellow");
+
+export function natWords(nat: NatStatus): string {
+  const seen = nat.publicAddress === null ? "" : `, seen from outside as ${nat.publicAddress}`;
+  if (nat.label === "unknown") return `not known yet${seen}`;
+  if (nat.label === "udp blocked") return "blocks UDP";
+  const doubt = nat.certain ? "" : ", or a more permissive kind";
+  const ports = nat.allocation === null ? "" : ` with ${nat.allocation} ports`;
+  return `${nat.label}${ports}${doubt}${seen}`;
+}
+
+/** The last changes of a path, newest first. */
+export function historyLines(history: readonly PathChange[], view: View, count: number): string[] {
+  return history
+    .toSorted((a, b) => Date.parse(b.at) - Date.parse(a.at))
+    .slice(0, count)
+    .map(
+      ({ at, from, to, reason }) =>
+        `  ${ago(at, view)} ago: ${from ?? "none"} to ${to ?? "none"}, ${printable(reason)}`,
+    );
+}
+
+export const bytes = (count: number): string => {
+  if (count < 1000) return `${count} B`;
+  const units = ["kB", "MB", "GB", "TB", "PB"];
+  let value = count / 1000;
+  let unit = 0;
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${value < 10 ? value.toFixed(1) : value.toFixed(0)} ${units[unit] ?? ""}`;
+};
