@@ -1,11 +1,79 @@
-/** Runs the agent: the mesh engine behind `up`. */
+/** Runs the agent: the mesh engine behind `up`, and `netcheck` without one. */
+import { randomBytes } from "node:crypto";
 import type { AgentConfig, NetcheckConfig } from "../cli/config.ts";
 import type { Netcheck } from "../local/contract.ts";
+import { serveLocalApi } from "../local/server.ts";
+import { EXIT, UserError } from "../state/user_error.ts";
+import { Control } from "./control.ts";
+import { MeshAgent } from "./mesh_agent.ts";
 
-export async function runAgent(_config: AgentConfig, _signal: AbortSignal): Promise<number> {
-  throw new Error("The mesh engine is not part of this build");
+/** Runs until told to stop, by signal or by `down`, or until the coordinator refuses this machine. Returns the exit code. */
+export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<number> {
+  const { state, log } = config;
+  const agent = await MeshAgent.start(config);
+  const stopped = Promise.withResolvers<string>();
+  const control = new Control(agent, () => stopped.resolve("down"));
+  let reason = "failed";
+  try {
+    await using server = await closing(
+      serveLocalApi(control, {
+        socketPath: config.socketPath,
+        stateDir: state.dir,
+        onBug: (error) => log.error(`Bug in the local API: ${String(error)}`),
+      }),
+    );
+    log.event({
+      event: "started",
+      version: config.version,
+      pid: process.pid,
+      id: state.identity.id,
+      fingerprint: state.identity.fingerprint,
+      stateDir: state.dir,
+      socket: config.socketPath,
+    });
+    const onAbort = (): void => stopped.resolve("signal");
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+    const timer =
+      config.timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => {
+            if (!agent.isReady) stopped.resolve("timeout");
+          }, config.timeoutMs);
+    const refused = agent.ended.then((error): string => {
+      if (error !== undefined) throw error;
+      return "ended";
+    });
+    reason = await Promise.race([stopped.promise, refused]);
+    clearTimeout(timer);
+    if (reason === "timeout") {
+      throw new UserError(
+        EXIT.timedOut,
+        `Not joined within ${(config.timeoutMs ?? 0) / 1000} seconds: ${agent.self.message ?? "no answer"}`,
+      );
+    }
+    void server;
+    return EXIT.ok;
+  } finally {
+    await agent.stop();
+    log.event({ event: "stopped", reason });
+  }
 }
 
-export async function runNetcheck(_config: NetcheckConfig, _signal: AbortSignal): Promise<Netcheck> {
-  throw new Error("The mesh engine is not part of this build");
+async function closing(server: Promise<{ stop: () => unknown }>): Promise<AsyncDisposable> {
+  const { stop } = await server;
+  return {
+    [Symbol.asyncDispose]: async () => {
+      await stop();
+    },
+  };
+}
+
+/** NAT discovery needs the coordinator's word on where it listens, which it gives to members only. */
+export async function runNetcheck(config: NetcheckConfig, _signal: AbortSignal): Promise<Netcheck> {
+  void randomBytes;
+  throw new UserError(
+    EXIT.agentNotRunning,
+    `No agent is running here, and ${config.coordinatorUrl} tells its STUN addresses to members only; start one with "tunnelmesh-agent up"`,
+  );
 }

@@ -134,7 +134,8 @@ export const CoordinatorMessage = v.variant("type", [
     peers: v.pipe(v.array(PeerEntry), v.maxLength(MAX_PEERS_PER_MESSAGE)),
   }),
   v.object({ type: v.literal("peer_removed"), id: PeerIdText }),
-  v.object({ type: v.literal("clock_request"), id: Round }),
+  /** `roundTripMs`: what the coordinator has measured so far, for the agent's `status`. */
+  v.object({ type: v.literal("clock_request"), id: Round, roundTripMs: v.optional(Milliseconds) }),
   v.object({
     type: v.literal("from_peer"),
     from: PeerIdText,

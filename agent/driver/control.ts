@@ -1,0 +1,258 @@
+/** What the local API asks of a running agent: status, why, ping, wait, trust, block, netcheck, stop (agent/local/contract.ts). */
+import { formatTransportAddress } from "../../shared/address.ts";
+import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
+import type {
+  AgentControl,
+  NatStatus,
+  Netcheck,
+  PathStatus,
+  PeerStatus,
+  PingEvent,
+  PingOptions,
+  Status,
+  WaitCondition,
+  WhyAnswer,
+} from "../local/contract.ts";
+import type { PeerView } from "../node/contract.ts";
+import { natLabel } from "../path/nat_behavior.ts";
+import { EXIT, UserError } from "../state/user_error.ts";
+import type { MeshAgent } from "./mesh_agent.ts";
+import { netcheckOf } from "./netcheck.ts";
+
+/** A ping without an answer by then is lost. */
+const PING_TIMEOUT_MS = 2000;
+const NETCHECK_TIMEOUT_MS = 5000;
+
+export class Control implements AgentControl {
+  readonly #agent: MeshAgent;
+  readonly #onStop: () => void;
+
+  constructor(agent: MeshAgent, onStop: () => void) {
+    this.#agent = agent;
+    this.#onStop = onStop;
+  }
+
+  status(): Status {
+    const { config, self } = this.#agent;
+    this.#agent.refreshCounters();
+    return {
+      schema: 1,
+      self: {
+        name: self.name ?? null,
+        id: config.state.identity.id,
+        meshIPv4: self.meshIPv4 ?? null,
+        meshIPv6: self.meshIPv6 ?? null,
+        tun: self.tun ?? null,
+        nat: this.#nat(),
+        coordinator: {
+          url: config.coordinatorUrl,
+          connected: self.connected,
+          rttMs: self.rttMs ?? null,
+          message: self.message ?? null,
+        },
+      },
+      peers: this.#agent.peers().map((peer) => this.#peerStatus(peer)),
+    };
+  }
+
+  why(name: string): WhyAnswer | undefined {
+    const peer = this.#find(name);
+    if (peer === undefined) return undefined;
+    const local = natLabel(this.#agent.node.gathering.natReport());
+    const remote = peer.nat === undefined ? null : natLabel(peer.nat);
+    const path = this.#path(peer);
+    return {
+      schema: 1,
+      name: peer.entry.name,
+      online: peer.entry.online,
+      path,
+      why: peer.why,
+      better: path === null ? [{ kind: "direct", reason: peer.why }] : [],
+      help: [],
+      nat: { local, remote },
+      history: this.#history(peer),
+    };
+  }
+
+  async ping(
+    name: string,
+    options: PingOptions,
+    onEvent: (event: PingEvent) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const peer = this.#reachable(name);
+    const startedAt = this.#agent.now();
+    const left = (): number => (options.timeoutMs ?? Number.POSITIVE_INFINITY) - (this.#agent.now() - startedAt);
+    for (let seq = 0; options.count === undefined || seq < options.count; seq++) {
+      if (signal.aborted || left() <= 0) return;
+      const sentAt = this.#agent.now();
+      const result = await this.#agent.echo(peer.id, Math.min(PING_TIMEOUT_MS, left()), signal);
+      if (result === undefined) onEvent({ seq, lost: true });
+      else onEvent({ seq, rttMs: round(result.roundTripMs), path: result.path });
+      if (options.untilDirect && result?.path === "direct") return;
+      const rest = options.intervalMs - (this.#agent.now() - sentAt);
+      const isLast = options.count !== undefined && seq + 1 >= options.count;
+      if (rest > 0 && !isLast) await sleep(Math.min(rest, Math.max(0, left())), signal);
+    }
+  }
+
+  async wait(condition: WaitCondition, timeoutMs: number | undefined, signal: AbortSignal): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const check = (): void => {
+      if (this.#holds(condition)) resolve(true);
+    };
+    const stopListening = this.#agent.listen(check);
+    const timer = timeoutMs === undefined ? undefined : setTimeout(() => resolve(false), timeoutMs);
+    const onAbort = (): void => resolve(false);
+    signal.addEventListener("abort", onAbort, { once: true });
+    const ended = this.#agent.ended.then((error): boolean => {
+      if (error !== undefined) throw error;
+      return false;
+    });
+    this.#useIfKnown(condition);
+    check();
+    try {
+      return await Promise.race([promise, ended]);
+    } finally {
+      stopListening();
+      clearTimeout(timer);
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  async netcheck(signal: AbortSignal): Promise<Netcheck> {
+    const { gathering } = this.#agent.node;
+    const isDone = (): boolean => gathering.ipv4?.isComplete === true || gathering.ipv6?.isComplete === true;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const stopListening = this.#agent.listen(() => {
+      if (isDone()) resolve();
+    });
+    const timer = setTimeout(resolve, NETCHECK_TIMEOUT_MS);
+    const onAbort = (): void => resolve();
+    signal.addEventListener("abort", onAbort, { once: true });
+    if (!isDone()) await promise;
+    stopListening();
+    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
+    return netcheckOf(this.#nat(), gathering.ipv6, this.#agent.self.connected);
+  }
+
+  trust(name: string): string | undefined {
+    const peer = this.#find(name);
+    const { trust } = this.#agent.config.state;
+    const id = trust.trust(peer?.entry.name ?? name, peer?.id);
+    if (id !== undefined) this.#agent.onTrustChange();
+    return id === undefined ? undefined : groupFingerprint(id);
+  }
+
+  block(name: string): boolean {
+    const peer = this.#find(name);
+    const isKnown = this.#agent.config.state.trust.block(peer?.entry.name ?? name, peer?.id);
+    if (isKnown) this.#agent.onTrustChange();
+    return isKnown;
+  }
+
+  stop(): void {
+    this.#onStop();
+  }
+
+  #holds(condition: WaitCondition): boolean {
+    if (!this.#agent.isReady) return false;
+    if (condition.for === "joined") return true;
+    const peer = this.#find(condition.peer);
+    if (peer === undefined) return false;
+    return condition.for === "direct" ? peer.pair !== undefined : peer.pair !== undefined || peer.entry.online;
+  }
+
+  /** Waiting for a direct path is a use of the peer: otherwise an idle one would be waited for in vain. */
+  #useIfKnown(condition: WaitCondition): void {
+    if (condition.for !== "direct") return;
+    const peer = this.#find(condition.peer);
+    if (peer !== undefined) this.#agent.use(peer.id);
+  }
+
+  #reachable(name: string): PeerView {
+    const peer = this.#find(name);
+    if (peer === undefined) {
+      throw new UserError(EXIT.peerUnavailable, `There is no peer "${name}"; "tunnelmesh-agent peers" lists them`);
+    }
+    if (peer.trust !== "pinned" || (!peer.entry.online && peer.pair === undefined)) {
+      throw new UserError(EXIT.peerUnavailable, peer.why);
+    }
+    return peer;
+  }
+
+  #find(name: string): PeerView | undefined {
+    const peers = this.#agent.peers();
+    const bare = name.replace(/\.mesh$/, "");
+    return (
+      peers.find(({ entry }) => entry.name === bare) ??
+      peers.find(({ id, entry }) => id === (name as PeerId) || entry.meshIPv4 === name || entry.meshIPv6 === name)
+    );
+  }
+
+  #nat(): NatStatus {
+    const nat = this.#agent.node.gathering.natReport();
+    const [publicAddress] = this.#agent.node.gathering.ipv4?.publicAddresses ?? [];
+    return {
+      label: natLabel(nat),
+      certain: nat.certain,
+      mapping: nat.mapping ?? null,
+      filtering: nat.filtering ?? null,
+      allocation: nat.allocation ?? null,
+      publicAddress: publicAddress === undefined ? null : formatTransportAddress(publicAddress),
+    };
+  }
+
+  #peerStatus(peer: PeerView): PeerStatus {
+    return {
+      name: peer.entry.name,
+      id: peer.id,
+      fingerprint: groupFingerprint(peer.id),
+      meshIPv4: peer.entry.meshIPv4,
+      meshIPv6: peer.entry.meshIPv6,
+      online: peer.entry.online,
+      path: this.#path(peer),
+      why: peer.why,
+      rxBytes: peer.rxBytes,
+      txBytes: peer.txBytes,
+      history: this.#history(peer),
+      nat: peer.nat === undefined ? null : natLabel(peer.nat),
+      trust: peer.trust,
+    };
+  }
+
+  #path(peer: PeerView): PathStatus | null {
+    const { pair } = peer;
+    if (pair === undefined) return null;
+    return {
+      kind: "direct",
+      legs: null,
+      localAddress: this.#agent.localAddressTo(pair.remote.ip) ?? null,
+      remoteAddress: formatTransportAddress(pair.remote),
+      rttMs: pair.rttMs === undefined ? null : round(pair.rttMs),
+      since: new Date(peer.selectedAtUnixMs ?? 0).toISOString(),
+    };
+  }
+
+  #history(peer: PeerView): PeerStatus["history"] {
+    return peer.history.map(({ atUnixMs, from, to, reason }) => ({
+      at: new Date(atUnixMs).toISOString(),
+      from,
+      to,
+      reason,
+    }));
+  }
+}
+
+const round = (milliseconds: number): number => Math.round(milliseconds * 1000) / 1000;
+
+async function sleep(milliseconds: number, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, milliseconds);
+  const onAbort = (): void => resolve();
+  signal.addEventListener("abort", onAbort, { once: true });
+  await promise;
+  clearTimeout(timer);
+  signal.removeEventListener("abort", onAbort);
+}

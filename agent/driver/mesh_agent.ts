@@ -1,0 +1,611 @@
+/**
+ * The running agent: drives the node (agent/node) with the data worker, the signalling connection and one timer.
+ *
+ * Every input goes through `#step`: into the node, then all actions out, then the timer armed. Nothing else touches the node.
+ */
+import { randomBytes, randomInt } from "node:crypto";
+import { assertNever } from "../../shared/assert.ts";
+import { formatTransportAddress } from "../../shared/address.ts";
+import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
+import { FEATURES } from "../../shared/session/peer_session.ts";
+import { type CoordinatorMessage, type Hello, PROTOCOL_VERSION, type Refusal } from "../../shared/signal/messages.ts";
+import type { Instant } from "../../shared/time.ts";
+import type { AgentConfig } from "../cli/config.ts";
+import type { NodeAction, NodeEvent, PeerView } from "../node/contract.ts";
+import { DATA_LEG_IPV4, DATA_LEG_IPV6, Node } from "../node/node.ts";
+import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
+import { DataWorkerHost } from "./data_worker_host.ts";
+import { engineClock, type Report } from "./engine.ts";
+import { sourceAddressFor } from "./linux/interfaces.ts";
+import { MeshRoutes } from "./mesh_routes.ts";
+import { SignalClient } from "./signal_client.ts";
+import { usableAddresses } from "./usable_addresses.ts";
+
+/** Without netlink, addresses are looked up this often; with it, this is only the flush of what may be written late. */
+const HOUSEKEEPING_MS = 5000;
+/** Bursts of netlink messages belong to one change. */
+const NETWORK_SETTLE_MS = 100;
+const OPEN_TIMEOUT_MS = 5000;
+/** After `close` frames have been handed to the worker, they get this long to leave. */
+const GOODBYE_MS = 60;
+
+const REFUSAL_EXIT: Readonly<Record<Refusal, ExitCode>> = {
+  key_invalid: EXIT.keyRefused,
+  key_expired: EXIT.keyRefused,
+  removed: EXIT.keyRefused,
+  identity_invalid: EXIT.keyRefused,
+  name_taken: EXIT.badConfiguration,
+  name_invalid: EXIT.badConfiguration,
+  version: EXIT.failed,
+  replaced: EXIT.failed,
+  full: EXIT.failed,
+};
+
+export interface SelfView {
+  readonly name: string | undefined;
+  readonly meshIPv4: string | undefined;
+  readonly meshIPv6: string | undefined;
+  readonly tun: string | undefined;
+  readonly connected: boolean;
+  readonly rttMs: number | undefined;
+  /** What is wrong, or what is waited for, while not joined. */
+  readonly message: string | undefined;
+}
+
+export interface EchoResult {
+  readonly sequence: number;
+  readonly roundTripMs: number;
+  readonly path: "direct" | "ssh" | "websocket";
+}
+
+export class MeshAgent {
+  readonly config: AgentConfig;
+  readonly node: Node;
+  readonly #worker: DataWorkerHost;
+  readonly #signal: SignalClient;
+  readonly #withLoopback: boolean;
+  readonly #now: () => Instant;
+  readonly #meshAddresses = new Set<string>();
+  readonly #routed = new Map<PeerId, readonly string[]>();
+  /** Called after every step: for those who wait for a condition. */
+  readonly #listeners = new Set<() => void>();
+  readonly #echoes = new Map<number, (result: EchoResult) => void>();
+  readonly #ended = Promise.withResolvers<UserError | undefined>();
+  readonly #reportWaiters = new Set<(report: Report) => void>();
+  #self: SelfView = {
+    name: undefined,
+    meshIPv4: undefined,
+    meshIPv6: undefined,
+    tun: undefined,
+    connected: false,
+    rttMs: undefined,
+    message: "connecting to the coordinator",
+  };
+  #ports: { readonly ipv4: number | undefined; readonly ipv6: number | undefined } = {
+    ipv4: undefined,
+    ipv6: undefined,
+  };
+  #routes: MeshRoutes | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #housekeeping: ReturnType<typeof setInterval> | undefined;
+  #networkTimer: ReturnType<typeof setTimeout> | undefined;
+  #nextSequence = randomInt(1, 1_000_000);
+  #isStopping = false;
+  #hasJoined = false;
+  #isReady = false;
+  #firstFingerprint: string | undefined;
+  #lastProblem: string | undefined;
+
+  private constructor(config: AgentConfig, worker: DataWorkerHost) {
+    this.config = config;
+    this.#worker = worker;
+    this.#now = engineClock(worker.engine);
+    this.#withLoopback = isLoopbackUrl(config.coordinatorUrl);
+    const { identity, handshakeClock, trust } = config.state;
+    this.node = new Node({
+      id: identity.id,
+      staticKey: identity.sessionKey,
+      environment: {
+        random: (bytes) => new Uint8Array(randomBytes(bytes)),
+        timestamp: () => handshakeClock.next(Date.now()),
+        greatestTimestamp: (id) => handshakeClock.greatestOf(id),
+        rememberTimestamp: (id, timestamp) => void handshakeClock.accept(id, timestamp),
+        wallClockUnixMs: () => Date.now(),
+      },
+      trust: { check: (name, id) => trust.check(name, id), pin: (name, id) => void trust.pin(name, id) },
+      useDirect: config.direct,
+      allowLoopback: this.#withLoopback,
+      isMeshAddress: (ip) => this.#meshAddresses.has(ip),
+    });
+    const instance = randomInt(1, 2 ** 47);
+    this.#signal = new SignalClient({
+      url: config.coordinatorUrl,
+      caCertificates: config.caCertificates,
+      sessionKey: identity.sessionKey,
+      hello: () => this.#hello(instance),
+      accept: (fingerprint) => this.#acceptCoordinator(fingerprint),
+      now: this.#now,
+      onMessage: (message) => this.#onSignal(message),
+      onState: (connected, problem) => this.#onSignalState(connected, problem),
+      onWrongFingerprint: (fingerprint) => this.#onWrongFingerprint(fingerprint),
+    });
+    worker.onReport = (report) => this.#onReport(report);
+  }
+
+  /** Opens sockets and begins to join. Throws UserError for a port that is taken. */
+  static async start(config: AgentConfig): Promise<MeshAgent> {
+    const worker = await DataWorkerHost.start();
+    const agent = new MeshAgent(config, worker);
+    try {
+      await agent.#openSockets();
+    } catch (error) {
+      await worker.stop();
+      throw error;
+    }
+    agent.#signal.start();
+    agent.#housekeeping = setInterval(() => agent.#housekeep(), HOUSEKEEPING_MS);
+    return agent;
+  }
+
+  get self(): SelfView {
+    return this.#self;
+  }
+
+  /** Resolves when the agent has ended by itself: with what the user should read, if anything. */
+  get ended(): Promise<UserError | undefined> {
+    return this.#ended.promise;
+  }
+
+  get hasJoined(): boolean {
+    return this.#hasJoined;
+  }
+
+  now(): Instant {
+    return this.#now();
+  }
+
+  peers(): readonly PeerView[] {
+    return this.node.peers(this.#now());
+  }
+
+  /** Calls `listener` after each step, until the returned function is called. */
+  listen(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Asks the data path for fresh counters; they arrive a moment later. */
+  refreshCounters(): void {
+    this.#worker.send({ type: "read_counters" });
+  }
+
+  /** One echo; undefined when no answer came in time. */
+  async echo(id: PeerId, timeoutMs: number, signal: AbortSignal): Promise<EchoResult | undefined> {
+    const sequence = this.#nextSequence++;
+    const { promise, resolve } = Promise.withResolvers<EchoResult | undefined>();
+    this.#echoes.set(sequence, resolve);
+    const timer = setTimeout(() => resolve(undefined), timeoutMs);
+    const onAbort = (): void => resolve(undefined);
+    signal.addEventListener("abort", onAbort, { once: true });
+    this.#step((now) => void this.node.echo(id, sequence, now));
+    const result = await promise;
+    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
+    this.#echoes.delete(sequence);
+    return result;
+  }
+
+  use(id: PeerId): void {
+    this.#step((now) => this.node.use(id, now));
+  }
+
+  onTrustChange(): void {
+    this.#step((now) => this.node.handleTrustChange(now));
+  }
+
+  async stop(): Promise<void> {
+    if (this.#isStopping) return;
+    this.#isStopping = true;
+    clearInterval(this.#housekeeping);
+    clearTimeout(this.#networkTimer);
+    this.#step((now) => this.node.close(now));
+    await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS));
+    clearTimeout(this.#timer);
+    this.#signal.stop();
+    this.#routes?.close();
+    await this.#worker.stop();
+    this.#ended.resolve(undefined);
+  }
+
+  // Opening
+
+  async #openSockets(): Promise<void> {
+    const { udpPort } = this.config;
+    const ipv4 = await this.#openUdp(DATA_LEG_IPV4, 4, udpPort ?? 0);
+    if (typeof ipv4 === "string" && udpPort !== undefined && udpPort !== 0) {
+      throw new UserError(EXIT.failed, `Cannot bind UDP port ${udpPort}: ${ipv4}; choose another with --udp-port`);
+    }
+    const wish = typeof ipv4 === "number" ? ipv4 : (udpPort ?? 0);
+    // The same number for both families is easier to forward, but not worth failing for.
+    let ipv6 = await this.#openUdp(DATA_LEG_IPV6, 6, wish);
+    if (typeof ipv6 === "string") ipv6 = await this.#openUdp(DATA_LEG_IPV6, 6, 0);
+    this.#ports = {
+      ipv4: typeof ipv4 === "number" ? ipv4 : undefined,
+      ipv6: typeof ipv6 === "number" ? ipv6 : undefined,
+    };
+    if (this.#ports.ipv4 === undefined && this.#ports.ipv6 === undefined) {
+      throw new UserError(EXIT.failed, `Cannot open a UDP socket: ${String(ipv4)}`);
+    }
+    this.#worker.send({ type: "watch_network" });
+    this.#step((now) => {
+      this.node.handleDataLegs(this.#ports.ipv4, this.#ports.ipv6, now);
+      this.node.handleInterfaces(this.#interfaces(), now);
+    });
+  }
+
+  /** The local port, or what went wrong. */
+  async #openUdp(leg: number, family: 4 | 6, port: number): Promise<number | string> {
+    this.#worker.send({ type: "open_udp", leg, family, port });
+    const report = await this.#nextReport(
+      (candidate) => (candidate.type === "udp_opened" || candidate.type === "udp_failed") && candidate.leg === leg,
+    );
+    if (report?.type === "udp_opened") return report.localPort;
+    return report?.type === "udp_failed" ? report.message : "no answer from the data worker";
+  }
+
+  async #nextReport(accepts: (report: Report) => boolean): Promise<Report | undefined> {
+    const { promise, resolve } = Promise.withResolvers<Report | undefined>();
+    const waiter = (report: Report): void => {
+      if (accepts(report)) resolve(report);
+    };
+    this.#reportWaiters.add(waiter);
+    const timer = setTimeout(() => resolve(undefined), OPEN_TIMEOUT_MS);
+    const report = await promise;
+    clearTimeout(timer);
+    this.#reportWaiters.delete(waiter);
+    return report;
+  }
+
+  async #openTun(): Promise<void> {
+    const { tun, tunName, log } = this.config;
+    if (tun === "off" || this.#self.tun !== undefined) return;
+    this.#worker.send({ type: "open_tun", name: tunName });
+    const report = await this.#nextReport(
+      (candidate) => candidate.type === "tun_opened" || candidate.type === "tun_failed",
+    );
+    const problem =
+      report?.type === "tun_opened"
+        ? this.#configureTun(report.name)
+        : report?.type === "tun_failed"
+          ? report.message
+          : "no answer from the data worker";
+    if (problem === undefined) return;
+    if (tun === "on") throw new UserError(EXIT.failed, problem);
+    log.info(`Running without a TUN device: ${problem}`);
+  }
+
+  /** What went wrong, or undefined. */
+  #configureTun(name: string): string | undefined {
+    const own = [this.#self.meshIPv4, this.#self.meshIPv6].filter((address) => address !== undefined);
+    try {
+      this.#routes = new MeshRoutes(name, own, this.config.log);
+    } catch (error) {
+      this.#worker.send({ type: "close_tun" });
+      return error instanceof Error ? error.message : String(error);
+    }
+    this.#self = { ...this.#self, tun: name };
+    for (const addresses of this.#routed.values()) this.#routes.add(addresses);
+    return undefined;
+  }
+
+  // Signalling
+
+  #hello(instance: number): Hello {
+    const { state, name, joinKey, version } = this.config;
+    const { identity } = state;
+    return {
+      version: PROTOCOL_VERSION,
+      features: FEATURES,
+      identity: identity.identityKey.publicKey,
+      signature: identity.sessionKeySignature,
+      name: name.text,
+      nameIsExplicit: name.explicit,
+      ...(joinKey === undefined ? {} : { key: joinKey.text }),
+      software: `tunnelmesh-agent ${version}`,
+      instance,
+    };
+  }
+
+  /** The pinned coordinator, or at the very first contact without a key whichever it is: shown to the user, and pinned on joining. */
+  #acceptCoordinator(fingerprint: string): boolean {
+    const expected = this.config.state.file.value.coordinator?.fingerprint ?? this.config.coordinatorFingerprint;
+    if (expected !== undefined) return expected === fingerprint;
+    if (this.#firstFingerprint === undefined) {
+      this.config.log.info(`First contact: the coordinator's fingerprint is ${groupFingerprint(fingerprint)}`);
+    }
+    this.#firstFingerprint ??= fingerprint;
+    return this.#firstFingerprint === fingerprint;
+  }
+
+  #onWrongFingerprint(fingerprint: string): void {
+    const expected = this.config.state.file.value.coordinator?.fingerprint ?? this.config.coordinatorFingerprint ?? "";
+    this.#end(
+      new UserError(
+        EXIT.keyRefused,
+        `${this.config.coordinatorUrl} is not the coordinator that this machine knows: its fingerprint is ${groupFingerprint(fingerprint)}, expected ${groupFingerprint(expected)}; check the URL, or join it with a key of its own and another --state-dir`,
+      ),
+    );
+  }
+
+  #onSignalState(connected: boolean, problem: string | undefined): void {
+    if (!connected) {
+      const was = this.#self.connected;
+      this.#self = {
+        ...this.#self,
+        connected: false,
+        message: `cannot reach the coordinator: ${problem ?? "unknown"}`,
+      };
+      if (was || problem !== this.#lastProblem) {
+        this.config.log.warn(
+          `Cannot reach ${this.config.coordinatorUrl}: ${problem ?? "connection closed"}; trying again`,
+        );
+      }
+      this.#lastProblem = problem;
+    }
+    // The node hears of a connection with `welcome`: before, the coordinator takes nothing but a hello.
+    if (!connected) this.#step((now) => this.node.handleSignalState(false, now));
+  }
+
+  #onSignal(message: CoordinatorMessage): void {
+    switch (message.type) {
+      case "pending":
+        this.#self = { ...this.#self, message: `waiting for approval with code ${message.code}` };
+        this.config.log.info(
+          `Waiting for approval: on the coordinator, run "deno run -P coordinator/main.ts peer approve ${message.code}"`,
+          { code: message.code },
+        );
+        this.#notify();
+        return;
+      case "refused":
+        this.#end(new UserError(REFUSAL_EXIT[message.reason], message.message));
+        return;
+      case "clock_request":
+        if (message.roundTripMs !== undefined) this.#self = { ...this.#self, rttMs: message.roundTripMs };
+        return;
+      case "welcome":
+        this.#meshAddresses.add(message.meshIPv4).add(message.meshIPv6);
+        this.#self = {
+          ...this.#self,
+          name: message.name,
+          meshIPv4: message.meshIPv4,
+          meshIPv6: message.meshIPv6,
+          connected: true,
+          message: undefined,
+        };
+        this.#saveJoined();
+        this.#step((now) => {
+          this.node.handleSignalState(true, now);
+          this.node.handleSignal(message, now);
+        });
+        void this.#afterWelcome();
+        return;
+      default:
+        this.#step((now) => this.node.handleSignal(message, now));
+    }
+  }
+
+  async #afterWelcome(): Promise<void> {
+    if (this.#hasJoined) return;
+    this.#hasJoined = true;
+    try {
+      await this.#openTun();
+    } catch (error) {
+      this.#end(error instanceof UserError ? error : new UserError(EXIT.failed, String(error)));
+      return;
+    }
+    const { name, meshIPv4, meshIPv6, tun } = this.#self;
+    this.config.log.event({
+      event: "joined",
+      name: name ?? "",
+      id: this.config.state.identity.id,
+      meshIPv4: meshIPv4 ?? "",
+      meshIPv6: meshIPv6 ?? "",
+      tun: tun ?? null,
+      coordinator: this.config.coordinatorUrl,
+    });
+    this.#isReady = true;
+    this.#notify();
+  }
+
+  /** Joined, and the TUN device, if any, is up. */
+  get isReady(): boolean {
+    return this.#isReady;
+  }
+
+  #saveJoined(): void {
+    const { state, coordinatorUrl, coordinatorFingerprint } = this.config;
+    const fingerprint = state.file.value.coordinator?.fingerprint ?? coordinatorFingerprint ?? this.#firstFingerprint;
+    try {
+      state.file.update({
+        joined: true,
+        name: this.#self.name ?? null,
+        meshIPv4: this.#self.meshIPv4 ?? null,
+        meshIPv6: this.#self.meshIPv6 ?? null,
+        coordinator: { url: coordinatorUrl, fingerprint: fingerprint ?? null },
+      });
+    } catch (error) {
+      // The mesh works without; the next start will need it, so the user should know now.
+      this.config.log.warn(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  // The node
+
+  #onReport(report: Report): void {
+    for (const waiter of this.#reportWaiters) waiter(report);
+    switch (report.type) {
+      case "udp_opened":
+      case "tun_opened":
+      case "engine_counters":
+      case "stopped":
+        break;
+      case "udp_failed":
+        this.config.log.debug(`UDP socket ${report.leg} failed: ${report.message}`);
+        break;
+      case "tun_failed":
+        if (report.code === "lost") {
+          this.config.log.error(`The TUN device was taken away: ${report.message}`);
+          this.#self = { ...this.#self, tun: undefined };
+        }
+        break;
+      case "network_changed":
+        clearTimeout(this.#networkTimer);
+        this.#networkTimer = setTimeout(() => this.#onNetworkChanged(), NETWORK_SETTLE_MS);
+        break;
+      case "plane_failed":
+        this.config.log.error(`Bug in the data path: ${report.message}`, { suppressed: report.suppressed });
+        break;
+      case "engine_failed":
+        this.#end(new UserError(EXIT.failed, `The data path has failed: ${report.message}`));
+        break;
+      default:
+        this.#step((now) => this.node.handleReport(report, now));
+    }
+  }
+
+  #onNetworkChanged(): void {
+    this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now));
+    this.#signal.retryNow();
+  }
+
+  #interfaces() {
+    return usableAddresses((ip) => this.#meshAddresses.has(ip), this.#withLoopback);
+  }
+
+  #housekeep(): void {
+    this.config.state.handshakeClock.flush(Date.now());
+    if (this.#worker.engine !== "linux") this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now));
+  }
+
+  /** One input in, every action out, one timer armed. */
+  #step(input: (now: Instant) => void): void {
+    input(this.#now());
+    for (let action = this.node.poll(); action !== undefined; action = this.node.poll()) this.#perform(action);
+    this.#arm();
+    this.#notify();
+  }
+
+  #perform(action: NodeAction): void {
+    switch (action.type) {
+      case "signal":
+        this.#signal.send(action.message);
+        break;
+      case "plane":
+        this.#worker.send(action.command);
+        break;
+      case "open_leg":
+        this.#worker.send({ type: "open_udp", leg: action.leg, family: action.family, port: 0 });
+        break;
+      case "close_leg":
+        this.#worker.send({ type: "close_udp", leg: action.leg });
+        break;
+      case "event":
+        this.#onEvent(action.event);
+        break;
+      default:
+        assertNever(action);
+    }
+  }
+
+  #arm(): void {
+    clearTimeout(this.#timer);
+    const deadline = this.node.deadline();
+    if (deadline === undefined) return;
+    this.#timer = setTimeout(
+      () => {
+        this.#step((now) => this.node.handleTimeout(now));
+      },
+      Math.max(0, deadline - this.#now()),
+    );
+  }
+
+  #notify(): void {
+    for (const listener of this.#listeners) listener();
+  }
+
+  #end(error: UserError): void {
+    this.#ended.resolve(error);
+  }
+
+  #onEvent(event: NodeEvent): void {
+    const { log } = this.config;
+    switch (event.type) {
+      case "peer_online":
+        log.event({ event: "peer_online", peer: event.name, id: event.id });
+        break;
+      case "peer_offline":
+        log.info(`${event.name} is offline`, { peer: event.name });
+        break;
+      case "key_changed":
+        log.warn(
+          `The key of ${event.name} has changed, so it is refused; if that is right, run "tunnelmesh-agent trust ${event.name}"`,
+        );
+        break;
+      case "nat_detected":
+        log.event({
+          event: "nat_detected",
+          family: 4,
+          label: event.label,
+          certain: event.nat.certain,
+          mapping: event.nat.mapping ?? null,
+          filtering: event.nat.filtering ?? null,
+          allocation: event.nat.allocation ?? null,
+          publicAddress: event.publicAddress === undefined ? null : formatTransportAddress(event.publicAddress),
+        });
+        break;
+      case "path_changed":
+        log.event({
+          event: "path_changed",
+          peer: event.name,
+          from: event.from ?? "none",
+          to: event.to ?? "none",
+          reason: event.reason,
+          localAddress: event.remote === undefined ? null : (this.localAddressTo(event.remote.ip) ?? null),
+          remoteAddress: event.remote === undefined ? null : formatTransportAddress(event.remote),
+          rttMs: event.rttMs ?? null,
+        });
+        break;
+      case "route_added":
+        this.#meshAddresses.add(event.meshIPv4).add(event.meshIPv6);
+        this.#routed.set(event.id, [event.meshIPv4, event.meshIPv6]);
+        this.#routes?.add([event.meshIPv4, event.meshIPv6]);
+        break;
+      case "route_removed":
+        this.#routed.delete(event.id);
+        this.#routes?.remove([event.meshIPv4, event.meshIPv6]);
+        break;
+      case "echo_answer":
+        this.#echoes.get(event.sequence)?.({
+          sequence: event.sequence,
+          roundTripMs: event.roundTripMs,
+          path: event.path,
+        });
+        break;
+      default:
+        assertNever(event);
+    }
+  }
+
+  /** Our end of a direct path, as `ip:port`. */
+  localAddressTo(remoteIp: string): string | undefined {
+    const ip = sourceAddressFor(remoteIp);
+    const port = remoteIp.includes(":") ? this.#ports.ipv6 : this.#ports.ipv4;
+    return ip === undefined || port === undefined ? undefined : formatTransportAddress({ ip, port });
+  }
+}
+
+/** A coordinator on this very machine: then loopback addresses are paths like any other. */
+function isLoopbackUrl(url: string): boolean {
+  const { hostname } = new URL(url);
+  return hostname === "localhost" || hostname === "[::1]" || hostname.startsWith("127.");
+}

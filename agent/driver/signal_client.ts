@@ -1,0 +1,179 @@
+/**
+ * The signalling connection: a WebSocket to the coordinator with the Noise channel inside, opened again and again while the agent runs.
+ *
+ * Answers the coordinator's clock questions itself, at once, since they are about this machine's clock. Everything else is for the node.
+ */
+import { randomBytes } from "node:crypto";
+import { AgentChannel } from "../../shared/signal/channel.ts";
+import {
+  type AgentMessage,
+  type CoordinatorMessage,
+  decodeCoordinatorMessage,
+  encodeMessage,
+  type Hello,
+} from "../../shared/signal/messages.ts";
+import { X25519Key } from "../../shared/session/primitives.ts";
+import type { Instant } from "../../shared/time.ts";
+
+/** Where the coordinator takes signalling. */
+export const SIGNAL_PATH = "/v1/signal";
+
+/** Retries: the first soon, since most outages are a restart; jittered, so that a thousand agents do not come at once. */
+const FIRST_RETRY_MS = 250;
+const MAX_RETRY_MS = 8000;
+/** Opening the WebSocket and the handshake inside it. */
+const OPEN_TIMEOUT_MS = 8000;
+/** The coordinator asks for our clock every ten seconds: silence for longer than two of these means that the connection is dead. */
+const SILENCE_TIMEOUT_MS = 25_000;
+
+export interface SignalClientOptions {
+  /** http or https URL of the coordinator. */
+  readonly url: string;
+  readonly caCertificates: string | undefined;
+  readonly sessionKey: X25519Key;
+  readonly hello: () => Hello;
+  readonly accept: (fingerprint: string) => boolean;
+  readonly now: () => Instant;
+  readonly onMessage: (message: CoordinatorMessage) => void;
+  /** The channel is open (before `welcome`), or gone; `problem` says why for people. */
+  readonly onState: (connected: boolean, problem: string | undefined) => void;
+  /** The coordinator's key is not the one we expect: retrying is of no use. */
+  readonly onWrongFingerprint: (fingerprint: string) => void;
+}
+
+/** Bun's WebSocket takes TLS options, which the standard's constructor does not know. */
+const BunWebSocket = WebSocket as unknown as new (
+  url: string,
+  options: { readonly tls?: { readonly ca: string } },
+) => WebSocket;
+
+export class SignalClient {
+  readonly #options: SignalClientOptions;
+  #socket: WebSocket | undefined;
+  #channel: AgentChannel | undefined;
+  #isOpen = false;
+  #isStopped = false;
+  #retryMs = FIRST_RETRY_MS;
+  #retryTimer: ReturnType<typeof setTimeout> | undefined;
+  #watchdog: ReturnType<typeof setTimeout> | undefined;
+  #problem: string | undefined;
+
+  constructor(options: SignalClientOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#connect();
+  }
+
+  /** Dropped when there is no connection: whatever matters is said again when there is one. */
+  send(message: AgentMessage): void {
+    if (!this.#isOpen || this.#channel === undefined) return;
+    this.#socket?.send(owned(this.#channel.seal(encodeMessage(message))));
+  }
+
+  /** The network has changed: do not wait for the next retry. */
+  retryNow(): void {
+    if (this.#isStopped || this.#socket !== undefined) return;
+    clearTimeout(this.#retryTimer);
+    this.#retryMs = FIRST_RETRY_MS;
+    this.#connect();
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#watchdog);
+    this.#socket?.close(1000);
+    this.#socket = undefined;
+  }
+
+  #connect(): void {
+    const { url, caCertificates, sessionKey, accept } = this.#options;
+    const channel = new AgentChannel({
+      staticKey: sessionKey,
+      ephemeral: new X25519Key(new Uint8Array(randomBytes(32))),
+      hello: this.#options.hello(),
+      accept,
+    });
+    const target = url.replace(/^http/, "ws") + SIGNAL_PATH;
+    const socket = new BunWebSocket(target, caCertificates === undefined ? {} : { tls: { ca: caCertificates } });
+    socket.binaryType = "arraybuffer";
+    this.#socket = socket;
+    this.#channel = channel;
+    this.#problem = undefined;
+    this.#watch(OPEN_TIMEOUT_MS, "the coordinator did not answer in time");
+    socket.onopen = () => socket.send(owned(channel.start()));
+    socket.onmessage = (event: MessageEvent<unknown>) => {
+      if (this.#socket === socket && event.data instanceof ArrayBuffer) this.#receive(new Uint8Array(event.data));
+    };
+    // What went wrong is told by `close`, which always follows; Bun's `error` carries the words.
+    socket.onerror = (event: Event) => {
+      this.#problem ??= "message" in event && typeof event.message === "string" ? event.message : undefined;
+    };
+    socket.onclose = (event: CloseEvent) => {
+      if (this.#socket === socket)
+        this.#lost(this.#problem ?? (event.reason === "" ? "connection closed" : event.reason));
+    };
+  }
+
+  #receive(bytes: Uint8Array): void {
+    const channel = this.#channel;
+    if (channel === undefined) return;
+    const receivedAt = this.#options.now();
+    const outcome = channel.handle(bytes);
+    switch (outcome.type) {
+      case "reply":
+        this.#socket?.send(owned(outcome.bytes));
+        this.#isOpen = outcome.isOpen;
+        this.#watch(SILENCE_TIMEOUT_MS, "the coordinator fell silent");
+        if (outcome.isOpen) this.#options.onState(true, undefined);
+        break;
+      case "message": {
+        this.#watch(SILENCE_TIMEOUT_MS, "the coordinator fell silent");
+        const message = decodeCoordinatorMessage(outcome.plaintext);
+        if (message === undefined) break;
+        if (message.type === "clock_request") {
+          this.send({ type: "clock_reply", id: message.id, receivedAt, sentAt: this.#options.now() });
+        }
+        // Not before: a coordinator that accepts and then drops us is not one to come back to at once.
+        if (message.type === "welcome") this.#retryMs = FIRST_RETRY_MS;
+        this.#options.onMessage(message);
+        break;
+      }
+      case "failed":
+        if (outcome.reason === "wrong fingerprint") this.#options.onWrongFingerprint(outcome.fingerprint ?? "");
+        this.#fail(`signalling failed: ${outcome.reason}`);
+        break;
+      case "hello":
+        break;
+    }
+  }
+
+  #watch(milliseconds: number, problem: string): void {
+    clearTimeout(this.#watchdog);
+    this.#watchdog = setTimeout(() => this.#fail(problem), milliseconds);
+  }
+
+  #fail(problem: string): void {
+    const socket = this.#socket;
+    this.#lost(problem);
+    socket?.close();
+  }
+
+  #lost(problem: string): void {
+    if (this.#socket === undefined) return;
+    this.#socket = undefined;
+    this.#channel = undefined;
+    this.#isOpen = false;
+    clearTimeout(this.#watchdog);
+    this.#options.onState(false, problem);
+    if (this.#isStopped) return;
+    const wait = this.#retryMs * (0.5 + Math.random());
+    this.#retryMs = Math.min(this.#retryMs * 2, MAX_RETRY_MS);
+    this.#retryTimer = setTimeout(() => this.#connect(), wait);
+  }
+}
+
+/** WebSocket's types want bytes that are not shared between threads. */
+const owned = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => new Uint8Array(bytes);
