@@ -21,6 +21,7 @@ import { netcheckOf } from "./netcheck.ts";
 
 /** A ping without an answer by then is lost. */
 const PING_TIMEOUT_MS = 2000;
+const STOP_DELAY_MS = 50;
 const NETCHECK_TIMEOUT_MS = 5000;
 
 export class Control implements AgentControl {
@@ -153,7 +154,8 @@ export class Control implements AgentControl {
   }
 
   stop(): void {
-    this.#onStop();
+    // The answer to whoever asked goes out first.
+    setTimeout(this.#onStop, STOP_DELAY_MS);
   }
 
   #holds(condition: WaitCondition): boolean {

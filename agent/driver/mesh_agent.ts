@@ -345,7 +345,7 @@ export class MeshAgent {
         connected: false,
         message: `cannot reach the coordinator: ${problem ?? "unknown"}`,
       };
-      if (was || problem !== this.#lastProblem) {
+      if (!this.#isStopping && (was || problem !== this.#lastProblem)) {
         this.config.log.warn(
           `Cannot reach ${this.config.coordinatorUrl}: ${problem ?? "connection closed"}; trying again`,
         );

@@ -361,14 +361,19 @@ export class Hub {
         return this.#clockReply(agent, message, now);
       case "to_peer": {
         const to = this.#reach(agent.id, message.to);
-        if (to === undefined) this.#dropped++;
-        else
-          this.#send(to, {
-            type: "from_peer",
-            from: agent.id,
-            body: message.body,
-            attested: agent.observations.addresses(now),
-          });
+        if (to === undefined) {
+          this.#dropped++;
+          return;
+        }
+        // The news that this agent has come may still wait to be sent in one go with others: nobody can answer a stranger.
+        const sender = this.#changedPeers.has(agent.id) ? this.#peers.get(agent.id) : undefined;
+        if (sender !== undefined) this.#send(to, { type: "peers", reset: false, peers: [this.#entry(sender)] });
+        this.#send(to, {
+          type: "from_peer",
+          from: agent.id,
+          body: message.body,
+          attested: agent.observations.addresses(now),
+        });
         return;
       }
       case "punch_request":
@@ -539,7 +544,8 @@ export class Hub {
     if (agent.clockRequests.size > MAX_CLOCK_REQUESTS && oldest !== undefined) agent.clockRequests.delete(oldest);
     agent.nextClockRequestAt = after(now, CLOCK_REQUEST_DELAYS_MS[id] ?? CLOCK_INTERVAL_MS);
     this.#wake(agent.nextClockRequestAt);
-    this.#send(connection, { type: "clock_request", id });
+    const { isKnown, rttMs } = agent.clock;
+    this.#send(connection, { type: "clock_request", id, ...(isKnown ? { roundTripMs: rttMs } : {}) });
   }
 
   #peerChanged(id: PeerId, now: Instant): void {
