@@ -82,7 +82,7 @@ export async function execute(
         invocation.options.json ? jsonLine({ schema: 1, version: VERSION }) : `tunnelmesh-agent ${VERSION}\n`,
       );
     case "down":
-      return down(clientOf(invocation.options, host), host, signal);
+      return down(invocation.options, host, signal);
     case "status":
       return showStatus(invocation.options, host, signal);
     case "peers": {
@@ -139,8 +139,8 @@ async function showStatus(options: StatusOptions, host: Host, signal: AbortSigna
   return EXIT.ok;
 }
 
-async function down(client: LocalClient, host: Host, signal: AbortSignal): Promise<number> {
-  const stateDir = await client.stop(signal);
+async function down(choice: AgentChoice, host: Host, signal: AbortSignal): Promise<number> {
+  const stateDir = (await clientOf(choice, host).stop(signal)) ?? stateDirOf(choice.stateDir, host.account);
   const giveUpAt = host.unixMs() + STOP_TIMEOUT_MS;
   // The lock is the last thing that an agent gives back, so a new `up` may follow at once.
   while (isStateDirInUse(stateDir)) {

@@ -20,6 +20,9 @@ const ANSWER_TIMEOUT_MS = 5000;
 /** `netcheck` sends tests and waits for their answers. */
 const NETCHECK_TIMEOUT_MS = 60_000;
 
+/** The agent ended while it was asked. */
+const CUT_OFF: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE", "ConnectionClosed"]);
+
 export class LocalClient {
   readonly #socketPath: string;
   readonly #notRunning: string;
@@ -56,9 +59,17 @@ export class LocalClient {
     await this.#ask("POST", "block", { name }, v.looseObject({}), signal, ANSWER_TIMEOUT_MS);
   }
 
-  /** Begins the stop; returns the state directory whose lock tells when it is complete. */
-  async stop(signal: AbortSignal): Promise<string> {
-    return (await this.#ask("POST", "stop", {}, StopAnswer, signal, ANSWER_TIMEOUT_MS)).stateDir;
+  /**
+   * Begins the stop; returns the state directory whose lock tells when it is complete. Undefined: the agent ended so fast that its
+   * answer was lost.
+   */
+  async stop(signal: AbortSignal): Promise<string | undefined> {
+    try {
+      return (await this.#ask("POST", "stop", {}, StopAnswer, signal, ANSWER_TIMEOUT_MS)).stateDir;
+    } catch (error) {
+      if (error instanceof UserError && CUT_OFF.has(systemCode(error.cause) ?? "")) return undefined;
+      throw error;
+    }
   }
 
   /** Tells of each ping as it is answered or lost; returns when the agent is done or `signal` aborts. */
@@ -128,7 +139,7 @@ export class LocalClient {
     if (code === "ENOENT" || code === "ECONNREFUSED" || code === "ENOTDIR" || code === "FailedToOpenSocket") {
       return new UserError(EXIT.agentNotRunning, this.#notRunning, { cause: error });
     }
-    if (code === "ECONNRESET" || code === "EPIPE" || code === "ConnectionClosed") {
+    if (code !== undefined && CUT_OFF.has(code)) {
       return new UserError(EXIT.agentNotRunning, "The agent stopped before it answered", { cause: error });
     }
     const reason = systemReason(error);

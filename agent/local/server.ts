@@ -22,6 +22,8 @@ import {
 
 /** Requests are a name and a few numbers. */
 const MAX_REQUEST_BYTES = 4096;
+/** Time for the answer to `stop` to leave; a client that misses it copes. */
+const STOP_DELAY_MS = 20;
 /** A ping every millisecond to a terminal that does not read: beyond this many lines the newest are dropped. */
 const MAX_QUEUED_LINES = 1000;
 
@@ -58,7 +60,8 @@ export function createLocalApp(control: AgentControl, stateDir: string, onBug: (
     return c.json(control.block(name) ? {} : unknownPeer(name));
   });
   app.post("/v1/stop", (c) => {
-    control.stop();
+    // The answer leaves first: a stop ends every connection, this one too.
+    setTimeout(() => control.stop(), STOP_DELAY_MS);
     return c.json({ stateDir });
   });
 

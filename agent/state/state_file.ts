@@ -21,7 +21,7 @@ const StateSchema = v.looseObject({
       /** Pinned at first contact; undefined until the coordinator has proved one. */
       fingerprint: v.nullable(Text(64)),
       /** All listeners that it told us of, to be tried when the first fails. */
-      listeners: v.pipe(v.array(Text(512)), v.maxLength(16)),
+      listeners: v.optional(v.pipe(v.array(Text(512)), v.maxLength(16))),
     }),
   ),
   name: v.nullable(Text(63)),
@@ -42,6 +42,7 @@ export const EMPTY_STATE: State = {
 export class StateFile {
   readonly path: string;
   #value: State;
+  #unsaved = false;
 
   constructor(stateDir: string) {
     this.path = join(stateDir, FILE);
@@ -55,11 +56,10 @@ export class StateFile {
   /** Changes some fields and saves all of them, if anything changed. */
   update(change: Partial<Omit<State, "schema">>): void {
     const before = JSON.stringify(this.#value);
-    this.#value = { ...this.#value, ...change };
+    // Throws on what the next start would refuse to read.
+    this.#value = v.parse(StateSchema, { ...this.#value, ...change });
     if (JSON.stringify(this.#value) !== before || this.#unsaved) this.#save();
   }
-
-  #unsaved = false;
 
   #save(): void {
     this.#unsaved = true;

@@ -321,6 +321,13 @@ describe("trust, block, down, version", () => {
     expect(pauses).toBe(3);
   });
 
+  test("down copes with an agent that ends before its answer has left", async () => {
+    const path = join(stateDir, "cut.sock");
+    const cutting = Bun.listen({ unix: path, socket: { data: (socket) => socket.terminate() } });
+    expect(await run("down", "--socket", path)).toBe(EXIT.ok);
+    cutting.stop(true);
+  });
+
   test("every command says that no agent runs: code 3", async () => {
     await server.stop();
     for (const command of [["status"], ["peers"], ["down"], ["why", "nas"], ["ping", "nas"], ["trust", "nas"]]) {

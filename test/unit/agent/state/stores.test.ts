@@ -36,6 +36,14 @@ describe("state.json", () => {
     });
   });
 
+  test("an update that the next start could not read is refused before it reaches the disk", () => {
+    const state = new StateFile(scratchDir());
+    state.update({ name: "nas" });
+    expect(() => state.update({ name: "x".repeat(64) })).toThrow();
+    expect(new StateFile(join(state.path, "..")).value.name).toBe("nas");
+    expect(state.value.name).toBe("nas");
+  });
+
   test("an update that changes nothing writes nothing", () => {
     const state = new StateFile(scratchDir());
     state.update({ name: "nas" });
