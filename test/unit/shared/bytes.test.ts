@@ -49,6 +49,7 @@ test("what is no base32, base64 or UTF-8 is undefined, never an exception", () =
       expect(fromBase32(text) ?? new Uint8Array()).toBeInstanceOf(Uint8Array);
       expect(fromBase64(text) ?? new Uint8Array()).toBeInstanceOf(Uint8Array);
     }),
+    { numRuns: 30 },
   );
 });
 

@@ -31,9 +31,9 @@ test("what does not carry the right mac1 is refused, gets no answer, and does no
 
 test("a flood without cookies costs the work of one second's allowance, whoever it claims to come from", () => {
   const guard = makeGuard();
-  expect(admittedOf(guard, 5000, (i) => `10.${i >> 8}.${i & 255}.1`)).toBe(UNLOADED);
-  expect(admittedOf(guard, 5000, (i) => `10.${i >> 8}.${i & 255}.1`, after(START, 999))).toBe(0);
-  expect(admittedOf(guard, 5000, (i) => `10.${i >> 8}.${i & 255}.1`, after(START, 1000))).toBe(UNLOADED);
+  expect(admittedOf(guard, 1000, (i) => `10.${i >> 8}.${i & 255}.1`)).toBe(UNLOADED);
+  expect(admittedOf(guard, 1000, (i) => `10.${i >> 8}.${i & 255}.1`, after(START, 999))).toBe(0);
+  expect(admittedOf(guard, 1000, (i) => `10.${i >> 8}.${i & 255}.1`, after(START, 1000))).toBe(UNLOADED);
 });
 
 test("above the rate the cookie reply is smaller than the initiation and opens only with the mac1 that it answers", () => {
