@@ -4,14 +4,17 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createSecureServer } from "node:https";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { Hono } from "hono";
+import { formatTransportAddress } from "../shared/address.ts";
+import { type Instant, instant } from "../shared/time.ts";
 import type { Listener } from "./config.ts";
+import type { ClientKey, ConnectionGuard } from "./connection_guard.ts";
 import { formatUrl } from "./signalling/advertised.ts";
 
-/** A whole request head must be there within this time (PRODUCT.md, "Before authentication"). */
-const REQUEST_TIMEOUT_MS = 5000;
+/** How often connections are looked at whose time may be over. Deno's node:http knows no header timeout of its own. */
+const GUARD_INTERVAL_MS = 500;
 
 export interface HttpListener {
   /** With the real port where 0 was asked for. */
@@ -23,6 +26,8 @@ export interface HttpListenerOptions {
   readonly listener: Listener;
   readonly tls: { readonly cert: string; readonly key: string } | undefined;
   readonly app: Hono;
+  /** One for all listeners. */
+  readonly guard: ConnectionGuard;
   readonly onUpgrade: (request: IncomingMessage, socket: Duplex, head: Buffer) => void;
 }
 
@@ -36,20 +41,51 @@ export async function openHttpListener(options: HttpListenerOptions): Promise<Ht
     listener.scheme === "https" && options.tls !== undefined
       ? createSecureServer(options.tls, onRequest)
       : createServer(onRequest);
-  server.headersTimeout = REQUEST_TIMEOUT_MS;
-  server.requestTimeout = REQUEST_TIMEOUT_MS;
-  server.on("upgrade", options.onUpgrade);
+  const stopGuard = guardConnections(server, options.guard);
+  server.on("upgrade", (request, socket, head) => {
+    options.guard.release(clientOf(request.socket));
+    options.onUpgrade(request, socket, head);
+  });
   server.on("clientError", (_error, socket) => socket.destroy());
   await listen(server, listener);
   const address = server.address() as AddressInfo;
   return {
     bound: { ...listener, port: address.port },
     close() {
+      stopGuard();
       server.close();
       server.closeAllConnections();
     },
   };
 }
+
+/** Closes connections that are too many or too slow. Returns how to stop watching. */
+function guardConnections(server: Server, guard: ConnectionGuard): () => void {
+  const sockets = new Map<ClientKey, Socket>();
+  server.on("connection", (socket: Socket) => {
+    socket.on("error", () => socket.destroy());
+    const client = clientOf(socket);
+    if (!guard.accept(client, socket.remoteAddress ?? "", now())) {
+      socket.destroy();
+      return;
+    }
+    sockets.set(client, socket);
+    socket.on("close", () => {
+      sockets.delete(client);
+      guard.release(client);
+    });
+  });
+  const timer = setInterval(() => {
+    for (const client of guard.overdue(now())) sockets.get(client)?.destroy();
+  }, GUARD_INTERVAL_MS);
+  return () => clearInterval(timer);
+}
+
+const now = (): Instant => instant(performance.now());
+
+/** The same for a TCP socket and for the TLS socket on top of it. */
+const clientOf = (socket: Socket): ClientKey =>
+  formatTransportAddress({ ip: socket.remoteAddress ?? "", port: socket.remotePort ?? 0 });
 
 /** Our routes take no bodies, so none is read. */
 async function respond(
@@ -68,7 +104,12 @@ async function respond(
     answer = new Response("Bad request\n", { status: 400 });
   }
   const body = Buffer.from(await answer.arrayBuffer());
-  response.writeHead(answer.status, { ...Object.fromEntries(answer.headers), "content-length": String(body.length) });
+  // One request for each connection: whoever wants more asks again, and nobody holds a place.
+  response.writeHead(answer.status, {
+    connection: "close",
+    ...Object.fromEntries(answer.headers),
+    "content-length": String(body.length),
+  });
   response.end(request.method === "HEAD" ? undefined : body);
 }
 

@@ -9,6 +9,7 @@ import { hostname } from "node:os";
 import { createApp } from "./app.ts";
 import { runCommand } from "./commands/run_command.ts";
 import { EXIT_BAD_CONFIG, EXIT_FAILED, type Listener, parseInvocation, type ServeConfig } from "./config.ts";
+import { ConnectionGuard } from "./connection_guard.ts";
 import { openHttpListener } from "./http_listener.ts";
 import { createLog, type Log } from "./log.ts";
 import { ENVIRONMENT } from "./permissions.ts";
@@ -18,12 +19,14 @@ import { advertised, type Reachable } from "./signalling/advertised.ts";
 import { createSignallingServer } from "./signalling/signalling_server.ts";
 import { openSqliteStore } from "./store/sqlite_store.ts";
 import type { Store } from "./store/store.ts";
-import { defaultStunAddresses, readLocalNetwork } from "./stun/stun_addresses.ts";
+import { defaultStunAddresses, type LocalNetwork, readLocalNetwork } from "./stun/stun_addresses.ts";
 import { openStunSockets } from "./stun/stun_sockets.ts";
 
 /** PRODUCT.md: what the command line changes takes effect within 2 s. */
 const STORE_POLL_MS = 500;
 const FIRST_KEY_LIFETIME_MS = 24 * 3_600_000;
+const SETTLE_TIMEOUT_MS = 3000;
+const SETTLE_POLL_MS = 100;
 /** Time for close frames to leave. */
 const SHUTDOWN_MS = 300;
 
@@ -83,7 +86,7 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
     config.stunAddresses.length > 0
       ? config.stunAddresses
       : defaultStunAddresses(
-          readLocalNetwork(),
+          await settledNetwork(),
           config.listeners.map(({ host }) => host),
         );
   for (const ip of config.stunPublic.keys()) {
@@ -119,12 +122,14 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
   closers.push(() => {
     isHealthy = false;
   });
+  const guard = new ConnectionGuard();
   const app = createApp({ isHealthy: () => isHealthy });
   for (const listener of config.listeners) {
     const http = await openHttpListener({
       listener,
       tls,
       app,
+      guard,
       onUpgrade: (request, socket, head) => signalling.onUpgrade(request, socket, head),
     });
     closers.push(() => http.close());
@@ -148,6 +153,15 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
   isHealthy = true;
   printJoinLine(store, identity, reachable, log);
   log.event({ event: "ready", fingerprint: identity.fingerprint });
+}
+
+/** The machine's addresses, once IPv6 has finished looking for duplicates: a service that starts with the machine is often too early. */
+async function settledNetwork(): Promise<LocalNetwork> {
+  for (let waited = 0; ; waited += SETTLE_POLL_MS) {
+    const network = readLocalNetwork();
+    if (!network.isSettling || waited >= SETTLE_TIMEOUT_MS) return network;
+    await new Promise((resolve) => setTimeout(resolve, SETTLE_POLL_MS));
+  }
 }
 
 /** At the first start only: later the secret is no longer known, and `key create` makes another. */

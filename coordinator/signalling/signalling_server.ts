@@ -69,7 +69,15 @@ export function createSignallingServer(options: SignallingOptions): SignallingSe
 
   function step(input: HubInput): void {
     if (isClosed) return;
-    hub.handle(input, now());
+    try {
+      hub.handle(input, now());
+    } catch (error) {
+      // A bug of ours. It costs the client that brought it up its connection, and nobody else theirs.
+      log.error(
+        `Signalling failed on "${input.type}": ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+      );
+      if ("connection" in input) clients.get(input.connection)?.socket.terminate();
+    }
     for (let action = hub.poll(); action !== undefined; action = hub.poll()) perform(action);
     clearTimeout(timer);
     const deadline = hub.deadline();

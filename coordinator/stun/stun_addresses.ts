@@ -22,8 +22,10 @@ export interface LocalNetwork {
   readonly addresses: readonly LocalAddress[];
   /** Interfaces with a default route, per family. */
   readonly defaultRoutes: { readonly ipv4: ReadonlySet<string>; readonly ipv6: ReadonlySet<string> };
-  /** IPv6 addresses that will go away by themselves, or that are not usable yet. */
+  /** IPv6 addresses that will go away by themselves, or that are not usable. */
   readonly transientIPv6: ReadonlySet<string>;
+  /** Some IPv6 address is still being checked for duplicates, which takes a second or two after the interface came up. */
+  readonly isSettling: boolean;
 }
 
 /** @param listenHosts hosts of --listen: a loopback one among them is answered on as well */
@@ -50,6 +52,7 @@ const isLinkLocal = (ip: string): boolean => ip.startsWith("169.254.") || /^fe[8
 
 /** Reads the machine's addresses and, on Linux, its default routes and the flags of its IPv6 addresses. */
 export function readLocalNetwork(): LocalNetwork {
+  const inet6 = readOrEmpty("/proc/net/if_inet6");
   const addresses: LocalAddress[] = [];
   for (const [name, entries] of Object.entries(networkInterfaces())) {
     for (const entry of entries ?? []) {
@@ -63,7 +66,10 @@ export function readLocalNetwork(): LocalNetwork {
       ipv4: parseDefaultRoutesIPv4(readOrEmpty("/proc/net/route")),
       ipv6: parseDefaultRoutesIPv6(readOrEmpty("/proc/net/ipv6_route")),
     },
-    transientIPv6: parseTransientIPv6(readOrEmpty("/proc/net/if_inet6")),
+    transientIPv6: parseTransientIPv6(inet6),
+    isSettling: rows(inet6).some(
+      (row) => (flagsOf(row) & (TENTATIVE | DUPLICATE)) === TENTATIVE && row[3] === GLOBAL_SCOPE,
+    ),
   };
 }
 
@@ -83,14 +89,21 @@ export const parseDefaultRoutesIPv6 = (text: string): Set<string> =>
       .map((row) => row[9] ?? ""),
   );
 
-/** if_addr.h: IFA_F_TEMPORARY, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE. */
-const TRANSIENT_FLAGS = 0x01 | 0x08 | 0x20 | 0x40;
+/** if_addr.h: IFA_F_... */
+const TEMPORARY = 0x01;
+const DUPLICATE = 0x08;
+const DEPRECATED = 0x20;
+const TENTATIVE = 0x40;
+const TRANSIENT_FLAGS = TEMPORARY | DUPLICATE | DEPRECATED | TENTATIVE;
+const GLOBAL_SCOPE = "00";
+
+const flagsOf = (row: readonly string[]): number => Number.parseInt(row[4] ?? "0", 16);
 
 /** Addresses of /proc/net/if_inet6 that have one of those flags. */
 export const parseTransientIPv6 = (text: string): Set<string> =>
   new Set(
     rows(text)
-      .filter((row) => (Number.parseInt(row[4] ?? "0", 16) & TRANSIENT_FLAGS) !== 0)
+      .filter((row) => (flagsOf(row) & TRANSIENT_FLAGS) !== 0)
       .map((row) => canonicalIp((row[0] ?? "").replace(/(.{4})(?=.)/g, "$1:")) ?? ""),
   );
 

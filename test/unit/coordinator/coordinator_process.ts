@@ -136,7 +136,7 @@ export class SocketAgent {
   readonly #waiting = new Set<() => void>();
   readonly closed: Promise<number>;
 
-  constructor(url: string, options: { name: string; key?: string; fill: number; fingerprint?: string }) {
+  constructor(url: string, options: { name: string; key?: string; fill: number; fingerprint?: string; ca?: string }) {
     this.identity = new Ed25519Key(new Uint8Array(32).fill(options.fill));
     this.#sessionKey = new X25519Key(new Uint8Array(32).fill(options.fill));
     this.#channel = new AgentChannel({
@@ -155,7 +155,10 @@ export class SocketAgent {
       },
       accept: (fingerprint) => options.fingerprint === undefined || fingerprint === options.fingerprint,
     });
-    this.#socket = new WebSocket(`${url.replace("http", "ws")}/v1/signal`, { perMessageDeflate: false });
+    this.#socket = new WebSocket(`${url.replace("http", "ws")}/v1/signal`, {
+      perMessageDeflate: false,
+      ...(options.ca === undefined ? {} : { ca: options.ca }),
+    });
     this.#socket.on("open", () => this.#socket.send(this.#channel.start()));
     this.#socket.on("message", (data: Buffer) => this.#receive(new Uint8Array(data)));
     this.#socket.on("error", () => {});

@@ -72,4 +72,5 @@ const network = (addresses: string[], routed: string[]): LocalNetwork => ({
   }),
   defaultRoutes: { ipv4: new Set(routed), ipv6: new Set(routed) },
   transientIPv6: new Set(),
+  isSettling: false,
 });
