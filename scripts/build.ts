@@ -45,6 +45,9 @@ async function buildAgent(outfile: string): Promise<void> {
     "--compile",
     "--no-compile-autoload-bunfig",
     "--no-compile-autoload-dotenv",
+    // Parsed at build time: a command answers in 15 ms instead of 55. Needs the format to be named, since it has top-level await.
+    "--bytecode",
+    "--format=esm",
     "--minify-syntax",
     "--minify-whitespace",
     // ws probes for these optional native helpers, and we ship no native code.

@@ -44,9 +44,9 @@ export function writeAtomically(path: string, content: string): void {
     } catch {
       // The first failure is the one to report.
     }
-    throw new UserError(EXIT.failed, `Cannot save ${path}: ${systemReason(error)}; its old content is kept`, {
-      cause: error,
-    });
+    const isFull = systemCode(error) === "ENOSPC" || systemCode(error) === "EDQUOT";
+    const cure = isFull ? "free some space and try again" : "what was saved before is kept";
+    throw new UserError(EXIT.failed, `Cannot save ${path}: ${systemReason(error)}; ${cure}`, { cause: error });
   }
 }
 
