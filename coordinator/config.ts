@@ -267,10 +267,11 @@ function serveOf(flags: FlagValues, env: Environment, isRoot: boolean): Invocati
     flags.errors.push("An https listener needs --tls-cert and --tls-key");
   if (listeners.length > MAX_LISTENERS) flags.errors.push(`--listen is given more than ${MAX_LISTENERS} times`);
   for (const [index, listener] of listeners.entries()) {
-    const twin = listeners.findIndex(
-      ({ host, port }) => host === listener.host && port === listener.port && port !== 0,
-    );
-    if (twin !== -1 && twin !== index) flags.errors.push(`--listen names ${listener.host}:${listener.port} twice`);
+    const twin = listeners
+      .slice(0, index)
+      .find((other) => listener.port !== 0 && other.port === listener.port && clashes(other.host, listener.host));
+    if (twin !== undefined)
+      flags.errors.push(`--listen names ${hostAndPort(twin)} and ${hostAndPort(listener)}; the one covers the other`);
   }
 
   const aPort = "a port from 0 to 65535";
@@ -326,6 +327,12 @@ function dataDirOf(flags: FlagValues, env: Environment, isRoot: boolean): string
     flags.errors.push("Cannot tell where to keep the database: HOME is not set; give --data-dir");
   return `${state ?? ""}/tunnelmesh-coordinator`;
 }
+
+const hostAndPort = ({ host, port }: HostPort): string => `${host.includes(":") ? `[${host}]` : host}:${port}`;
+
+/** Deno listens on IPv4 too when it listens on `::`. */
+const clashes = (a: string, b: string): boolean =>
+  a === b || (a === "::" && b === "0.0.0.0") || (a === "0.0.0.0" && b === "::");
 
 function parseListener(text: string): Listener | undefined {
   const match = /^(?:(https?):\/\/)?(.+?)\/?$/.exec(text);

@@ -123,7 +123,7 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
     isHealthy = false;
   });
   const guard = new ConnectionGuard();
-  const app = createApp({ isHealthy: () => isHealthy });
+  const app = createApp({ isHealthy: () => isHealthy, reachable: (host) => advertised(reachable, host) });
   for (const listener of config.listeners) {
     const http = await openHttpListener({
       listener,
