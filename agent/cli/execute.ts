@@ -251,7 +251,7 @@ async function runNetcheckAlone(
   if (options.caFile !== undefined && caCertificates === undefined) {
     throw new UserError(EXIT.badConfiguration, `The file ${options.caFile} of --ca-file does not exist`);
   }
-  const run = runners.runNetcheck ?? (await import("../driver/agent.ts")).runNetcheck;
+  const run = runners.runNetcheck ?? (await import("../driver/netcheck.ts")).runNetcheck;
   return run({ coordinatorUrl, caCertificates }, signal);
 }
 

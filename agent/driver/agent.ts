@@ -1,7 +1,5 @@
-/** Runs the agent: the mesh engine behind `up`, and `netcheck` without one. */
-import { randomBytes } from "node:crypto";
-import type { AgentConfig, NetcheckConfig } from "../cli/config.ts";
-import type { Netcheck } from "../local/contract.ts";
+/** Runs the agent: the mesh engine behind `up`. */
+import type { AgentConfig } from "../cli/config.ts";
 import { serveLocalApi } from "../local/server.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import { Control } from "./control.ts";
@@ -67,13 +65,4 @@ async function closing(server: Promise<{ stop: () => unknown }>): Promise<AsyncD
       await stop();
     },
   };
-}
-
-/** NAT discovery needs the coordinator's word on where it listens, which it gives to members only. */
-export async function runNetcheck(config: NetcheckConfig, _signal: AbortSignal): Promise<Netcheck> {
-  void randomBytes;
-  throw new UserError(
-    EXIT.agentNotRunning,
-    `No agent is running here, and ${config.coordinatorUrl} tells its STUN addresses to members only; start one with "tunnelmesh-agent up"`,
-  );
 }

@@ -3,7 +3,6 @@ import { formatTransportAddress } from "../../shared/address.ts";
 import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
 import type {
   AgentControl,
-  NatStatus,
   Netcheck,
   PathStatus,
   PeerStatus,
@@ -17,7 +16,7 @@ import type { PeerView } from "../node/contract.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import type { MeshAgent } from "./mesh_agent.ts";
-import { netcheckOf } from "./netcheck.ts";
+import { natStatusOf, netcheckOf } from "./netcheck.ts";
 
 /** A ping without an answer by then is lost. */
 const PING_TIMEOUT_MS = 2000;
@@ -44,7 +43,7 @@ export class Control implements AgentControl {
         meshIPv4: self.meshIPv4 ?? null,
         meshIPv6: self.meshIPv6 ?? null,
         tun: self.tun ?? null,
-        nat: this.#nat(),
+        nat: natStatusOf(this.#agent.node.gathering),
         coordinator: {
           url: config.coordinatorUrl,
           connected: self.connected,
@@ -123,7 +122,7 @@ export class Control implements AgentControl {
 
   async netcheck(signal: AbortSignal): Promise<Netcheck> {
     const { gathering } = this.#agent.node;
-    const isDone = (): boolean => gathering.ipv4?.isComplete === true || gathering.ipv6?.isComplete === true;
+    const isDone = (): boolean => gathering.isComplete;
     const { promise, resolve } = Promise.withResolvers<void>();
     const stopListening = this.#agent.listen(() => {
       if (isDone()) resolve();
@@ -135,7 +134,7 @@ export class Control implements AgentControl {
     stopListening();
     clearTimeout(timer);
     signal.removeEventListener("abort", onAbort);
-    return netcheckOf(this.#nat(), gathering.ipv6, this.#agent.self.connected);
+    return netcheckOf(gathering, this.#agent.self.connected);
   }
 
   trust(name: string): string | undefined {
@@ -191,19 +190,6 @@ export class Control implements AgentControl {
       peers.find(({ entry }) => entry.name === bare) ??
       peers.find(({ id, entry }) => id === (name as PeerId) || entry.meshIPv4 === name || entry.meshIPv6 === name)
     );
-  }
-
-  #nat(): NatStatus {
-    const nat = this.#agent.node.gathering.natReport();
-    const [publicAddress] = this.#agent.node.gathering.ipv4?.publicAddresses ?? [];
-    return {
-      label: natLabel(nat),
-      certain: nat.certain,
-      mapping: nat.mapping ?? null,
-      filtering: nat.filtering ?? null,
-      allocation: nat.allocation ?? null,
-      publicAddress: publicAddress === undefined ? null : formatTransportAddress(publicAddress),
-    };
   }
 
   #peerStatus(peer: PeerView): PeerStatus {

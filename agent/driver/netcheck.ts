@@ -1,10 +1,43 @@
-/** Puts what NAT discovery found into words and the shape of `netcheck --json`. */
-import { formatTransportAddress } from "../../shared/address.ts";
+/**
+ * `netcheck`: what NAT discovery found, in words and in the shape of `netcheck --json`; and a run of it without an agent, on sockets of
+ * its own and with anonymous STUN.
+ */
+import { randomBytes } from "node:crypto";
+import * as v from "valibot";
+import { formatTransportAddress, parseTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import type { NetcheckConfig } from "../cli/config.ts";
 import type { Netcheck, NatStatus } from "../local/contract.ts";
-import type { DiscoveryResult } from "../path/nat_discovery.ts";
+import { Gathering } from "../node/gathering.ts";
+import { DATA_LEG_IPV4, DATA_LEG_IPV6 } from "../node/node.ts";
+import { natLabel } from "../path/nat_behavior.ts";
+import { EXIT, systemReason, UserError } from "../state/user_error.ts";
+import { DataWorkerHost } from "./data_worker_host.ts";
+import { engineClock, type Report } from "./engine.ts";
+import { usableAddresses } from "./usable_addresses.ts";
 
-export function netcheckOf(nat: NatStatus, ipv6: DiscoveryResult | undefined, websocket: boolean): Netcheck {
-  const [address] = ipv6?.publicAddresses ?? [];
+const FETCH_TIMEOUT_MS = 8000;
+/** Discovery itself ends after three seconds of silence. */
+const DISCOVERY_TIMEOUT_MS = 6000;
+
+const Info = v.object({ stun: v.pipe(v.array(v.pipe(v.string(), v.maxLength(64))), v.maxLength(16)) });
+
+const SENTENCE: Readonly<Record<NatStatus["label"], string>> = {
+  open: "This machine has a public address that anybody can reach: direct paths work with everyone",
+  "full cone": "The router lets anybody answer once this machine has sent: direct paths work with everyone",
+  "restricted cone":
+    "The router lets in whom this machine has sent to: direct paths work with everyone, whatever their router",
+  "port-restricted cone":
+    "The router lets in only the exact addresses that this machine has sent to: direct paths work with all but symmetric routers",
+  symmetric:
+    "The router uses a different port for each destination: direct paths work with open machines and with full and restricted cones",
+  "udp blocked": "UDP does not get out of this network: no direct paths",
+  unknown: "How the router behaves is not known yet",
+};
+
+/** @param websocket does signalling work? */
+export function netcheckOf(gathering: Gathering, websocket: boolean): Netcheck {
+  const nat = natStatusOf(gathering);
+  const [address] = gathering.ipv6?.publicAddresses ?? [];
   const hasIPv4 = nat.publicAddress !== null;
   return {
     schema: 1,
@@ -22,24 +55,103 @@ export function netcheckOf(nat: NatStatus, ipv6: DiscoveryResult | undefined, we
   };
 }
 
-const SENTENCE: Readonly<Record<NatStatus["label"], string>> = {
-  open: "This machine has a public address that anybody can reach: direct paths work with everyone",
-  "full cone": "The router lets anybody answer once this machine has sent: direct paths work with everyone",
-  "restricted cone":
-    "The router lets in whom this machine has sent to: direct paths work with everyone, whatever their router",
-  "port-restricted cone":
-    "The router lets in only the exact addresses that this machine has sent to: direct paths work with all but symmetric routers",
-  symmetric:
-    "The router uses a different port for each destination: direct paths work with open machines and with full and restricted cones",
-  "udp blocked": "UDP does not get out of this network: no direct paths",
-  unknown: "How the router behaves is not known yet",
-};
+export function natStatusOf(gathering: Gathering): NatStatus {
+  const nat = gathering.natReport();
+  const [publicAddress] = gathering.ipv4?.publicAddresses ?? [];
+  return {
+    label: natLabel(nat),
+    certain: nat.certain,
+    mapping: nat.mapping ?? null,
+    filtering: nat.filtering ?? null,
+    allocation: nat.allocation ?? null,
+    publicAddress: publicAddress === undefined ? null : formatTransportAddress(publicAddress),
+  };
+}
+
+/** Asks the coordinator where its STUN is, and runs discovery on sockets opened for it. */
+export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): Promise<Netcheck> {
+  const servers = await stunServers(config, signal);
+  const worker = await DataWorkerHost.start();
+  const now = engineClock(worker.engine);
+  const gathering = new Gathering((bytes) => new Uint8Array(randomBytes(bytes)));
+  const done = Promise.withResolvers<void>();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+
+  const settle = (): void => {
+    for (let action = gathering.poll(); action !== undefined; action = gathering.poll()) {
+      if (action.type === "send") {
+        worker.send({ type: "send_datagram", path: { leg: action.leg, to: action.to }, bytes: action.bytes });
+      } else if (action.type === "open_leg") {
+        worker.send({ type: "open_udp", leg: action.leg, family: action.family, port: 0 });
+      } else if (action.type === "close_leg") worker.send({ type: "close_udp", leg: action.leg });
+    }
+    clearTimeout(timer);
+    const deadline = gathering.deadline();
+    if (gathering.isComplete) done.resolve();
+    else if (deadline !== undefined) {
+      timer = setTimeout(
+        () => {
+          gathering.handleTimeout(now());
+          settle();
+        },
+        Math.max(0, deadline - now()),
+      );
+    }
+  };
+  worker.onReport = (report: Report) => {
+    if (report.type === "udp_opened" && (report.leg === DATA_LEG_IPV4 || report.leg === DATA_LEG_IPV6)) {
+      gathering.setDataLeg(report.leg === DATA_LEG_IPV4 ? 4 : 6, report.leg, report.localPort);
+      if (report.leg === DATA_LEG_IPV6) gathering.setCredentials({ servers, account: undefined }, now());
+    } else if (report.type === "udp_failed" && report.leg === DATA_LEG_IPV6) {
+      gathering.setCredentials({ servers, account: undefined }, now());
+    } else if (report.type === "datagram") gathering.handleStun(report.bytes, now());
+    else return;
+    settle();
+  };
+  const withLoopback = servers.some(({ ip }) => ip === "::1" || ip.startsWith("127."));
+  gathering.setInterfaces(
+    usableAddresses(() => false, withLoopback),
+    now(),
+  );
+  worker.send({ type: "open_udp", leg: DATA_LEG_IPV4, family: 4, port: 0 });
+  worker.send({ type: "open_udp", leg: DATA_LEG_IPV6, family: 6, port: 0 });
+  const limit = setTimeout(() => done.resolve(), DISCOVERY_TIMEOUT_MS);
+  const onAbort = (): void => done.resolve();
+  signal.addEventListener("abort", onAbort, { once: true });
+  await done.promise;
+  clearTimeout(limit);
+  clearTimeout(timer);
+  signal.removeEventListener("abort", onAbort);
+  await worker.stop();
+  return netcheckOf(gathering, true);
+}
+
+async function stunServers(config: NetcheckConfig, signal: AbortSignal): Promise<TransportAddress[]> {
+  const { coordinatorUrl, caCertificates } = config;
+  const timeout = AbortSignal.timeout(FETCH_TIMEOUT_MS);
+  let body: unknown;
+  try {
+    const response = await fetch(`${coordinatorUrl}/v1/info`, {
+      signal: AbortSignal.any([signal, timeout]),
+      ...(caCertificates === undefined ? {} : { tls: { ca: caCertificates } }),
+    });
+    body = response.ok ? await response.json() : undefined;
+  } catch (error) {
+    const why = timeout.aborted ? "no answer in time" : systemReason(error);
+    throw new UserError(EXIT.timedOut, `Cannot reach ${coordinatorUrl}: ${why}; is the coordinator running?`, {
+      cause: error,
+    });
+  }
+  const info = v.safeParse(Info, body);
+  if (!info.success) {
+    throw new UserError(EXIT.badConfiguration, `${coordinatorUrl} is no TunnelMesh coordinator; check the URL`);
+  }
+  return info.output.stun.flatMap((text) => parseTransportAddress(text) ?? []);
+}
 
 function summaryOf(nat: NatStatus, hasIPv6: boolean, websocket: boolean): string {
-  const doubt =
-    nat.certain || nat.label === "unknown" || nat.label === "udp blocked"
-      ? ""
-      : " (as far as one coordinator address can tell)";
+  const isDoubtful = !nat.certain && nat.label !== "unknown" && nat.label !== "udp blocked";
+  const doubt = isDoubtful ? " (as far as one coordinator address can tell)" : "";
   const ipv6 = hasIPv6 ? "; IPv6 works too" : "";
   const offline = websocket ? "" : "; the coordinator is not reachable at the moment";
   return `${SENTENCE[nat.label]}${doubt}${ipv6}${offline}`;

@@ -30,8 +30,8 @@ const REFRESH_TRIES = 3;
 
 export interface StunCredentials {
   readonly servers: readonly TransportAddress[];
-  readonly username: string;
-  readonly secret: Uint8Array;
+  /** Undefined: anonymous, as `netcheck` asks without an agent. Nothing is attested then, and answers carry no seal. */
+  readonly account: { readonly username: string; readonly secret: Uint8Array } | undefined;
 }
 
 export interface InterfaceAddress {
@@ -121,6 +121,12 @@ export class Gathering {
     );
   }
 
+  /** Has discovery ended for every family that it was begun for? */
+  get isComplete(): boolean {
+    const isRunning = this.#families.some((family) => family.discovery !== undefined);
+    return !isRunning && this.#families.some((family) => family.result !== undefined);
+  }
+
   get ipv4(): DiscoveryResult | undefined {
     return this.#family(4).result;
   }
@@ -167,7 +173,9 @@ export class Gathering {
     if (message === undefined || message.class !== "success" || credentials === undefined) return false;
     const mapped = message.xorMappedAddress;
     // An answer without the coordinator's seal could come from anybody on the path who wants us to believe in another address.
-    if (mapped === undefined || !verifyStunIntegrity(message, credentials.secret, hmacSha256)) return false;
+    const { account } = credentials;
+    if (mapped === undefined) return false;
+    if (account !== undefined && !verifyStunIntegrity(message, account.secret, hmacSha256)) return false;
     for (const family of this.#families) {
       if (family.refresh !== undefined && equalBytes(family.refresh.transactionId, message.transactionId)) {
         family.refresh = undefined;
@@ -296,16 +304,16 @@ export class Gathering {
   #request(leg: Leg, request: DiscoveryRequest): void {
     const credentials = this.#credentials;
     if (credentials === undefined) return;
+    const { account } = credentials;
     const bytes = encodeStun(
       {
         class: "request",
         method: STUN_BINDING,
         transactionId: request.transactionId,
-        username: credentials.username,
-        sequence: ++this.#sequence,
+        ...(account === undefined ? {} : { username: account.username, sequence: ++this.#sequence }),
         ...(request.change === undefined ? {} : { changeRequest: request.change }),
       },
-      { integrity: { key: credentials.secret, hmacSha256 } },
+      account === undefined ? {} : { integrity: { key: account.secret, hmacSha256 } },
     );
     this.#actions.push({ type: "send", leg, to: packAddress(request.to), bytes });
   }

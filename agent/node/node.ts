@@ -108,7 +108,7 @@ export class Node {
       case "welcome":
         this.#isFirstList = true;
         this.#gathering.setCredentials(
-          { servers: message.stun, username: message.stunUsername, secret: message.stunSecret },
+          { servers: message.stun, account: { username: message.stunUsername, secret: message.stunSecret } },
           now,
         );
         break;
