@@ -256,6 +256,7 @@ export class Gathering {
       isLocalAddress: (address) => this.isOwn(address),
       random: this.#random,
       testFiltering,
+      isAnonymous: this.#credentials?.account === undefined,
       now,
     });
     this.#advance(family, now);

@@ -40,6 +40,8 @@ const RETRANSMIT_MS: readonly number[] = [0, 100, 250, 500, 1000, 1800];
 /** Filtering is decided by silence: this long after the data socket was first answered, plus three of its round trips. */
 const SILENCE_MS = 450;
 const SILENCE_ROUND_TRIPS = 3;
+/** Asked anonymously, the coordinator answers from another socket only twice a second per source: silence needs longer to mean anything. */
+const ANONYMOUS_SILENCE_MS = 2500;
 /** No answer to anything by then: UDP is blocked. */
 const BLOCKED_AFTER_MS = 2800;
 const MAX_SERVERS = 8;
@@ -55,6 +57,7 @@ interface Transaction {
 export class NatDiscovery {
   readonly #servers: readonly TransportAddress[];
   readonly #isLocalAddress: (address: TransportAddress) => boolean;
+  readonly #silenceMs: number;
   readonly #startedAt: Instant;
   readonly #transactions: Transaction[] = [];
   readonly #requests: DiscoveryRequest[] = [];
@@ -72,11 +75,13 @@ export class NatDiscovery {
     readonly isLocalAddress: (address: TransportAddress) => boolean;
     readonly random: (bytes: number) => Uint8Array;
     readonly testFiltering: boolean;
+    readonly isAnonymous: boolean;
     readonly now: Instant;
   }) {
     const { random, now } = options;
     this.#servers = options.servers.slice(0, MAX_SERVERS);
     this.#isLocalAddress = options.isLocalAddress;
+    this.#silenceMs = options.isAnonymous ? ANONYMOUS_SILENCE_MS : SILENCE_MS;
     this.#startedAt = now;
     const add = (socket: DiscoverySocket, to: TransportAddress, change: DiscoveryRequest["change"]): void => {
       const request = { socket, to, change, transactionId: random(12) };
@@ -144,7 +149,7 @@ export class NatDiscovery {
   #silenceAt(): Instant {
     return this.#firstAnswerAt === undefined
       ? after(this.#startedAt, BLOCKED_AFTER_MS)
-      : after(this.#firstAnswerAt, SILENCE_MS + SILENCE_ROUND_TRIPS * this.#roundTripMs);
+      : after(this.#firstAnswerAt, this.#silenceMs + SILENCE_ROUND_TRIPS * this.#roundTripMs);
   }
 
   #isDecided(now: Instant): boolean {

@@ -60,6 +60,11 @@ const SYSTEM_WORDS: Readonly<Record<string, string>> = {
   ELOOP: "too many symbolic links",
   ENAMETOOLONG: "the name is too long",
   EADDRINUSE: "address already in use",
+  ECONNREFUSED: "connection refused",
+  ConnectionRefused: "connection refused",
+  ENOTFOUND: "no such host",
+  ENETUNREACH: "network unreachable",
+  EHOSTUNREACH: "host unreachable",
 };
 
 export function systemReason(error: unknown): string {
