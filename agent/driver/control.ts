@@ -14,6 +14,7 @@ import type {
 } from "../local/contract.ts";
 import type { PeerView } from "../node/contract.ts";
 import { natLabel } from "../path/nat_behavior.ts";
+import { MAX_BLOCKS } from "../state/trust_store.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import type { MeshAgent } from "./mesh_agent.ts";
 import { natStatusOf, netcheckOf } from "./netcheck.ts";
@@ -83,7 +84,7 @@ export class Control implements AgentControl {
     const peer = this.#reachable(name);
     const startedAt = this.#agent.now();
     const left = (): number => (options.timeoutMs ?? Number.POSITIVE_INFINITY) - (this.#agent.now() - startedAt);
-    for (let seq = 0; options.count === undefined || seq < options.count; seq++) {
+    for (let seq = 1; options.count === undefined || seq <= options.count; seq++) {
       if (signal.aborted || left() <= 0) return;
       const sentAt = this.#agent.now();
       const result = await this.#agent.echo(peer.id, Math.min(PING_TIMEOUT_MS, left()), signal);
@@ -91,7 +92,7 @@ export class Control implements AgentControl {
       else onEvent({ seq, rttMs: round(result.roundTripMs), path: result.path });
       if (options.untilDirect && result?.path === "direct") return;
       const rest = options.intervalMs - (this.#agent.now() - sentAt);
-      const isLast = options.count !== undefined && seq + 1 >= options.count;
+      const isLast = options.count !== undefined && seq >= options.count;
       if (rest > 0 && !isLast) await sleep(Math.min(rest, Math.max(0, left())), signal);
     }
   }
@@ -147,9 +148,13 @@ export class Control implements AgentControl {
 
   block(name: string): boolean {
     const peer = this.#find(name);
-    const isKnown = this.#agent.config.state.trust.block(peer?.entry.name ?? name, peer?.id);
-    if (isKnown) this.#agent.onTrustChange();
-    return isKnown;
+    const { trust } = this.#agent.config.state;
+    // A mistyped name must not look blocked. One that has left the mesh may be, by its pin.
+    if (peer === undefined && trust.pinnedId(name) === undefined) return false;
+    const isBlocked = trust.block(peer?.entry.name ?? name, peer?.id);
+    if (!isBlocked) throw new UserError(EXIT.failed, `Cannot block "${name}": ${MAX_BLOCKS} peers are blocked already`);
+    this.#agent.onTrustChange();
+    return true;
   }
 
   stop(): void {

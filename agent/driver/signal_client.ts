@@ -142,7 +142,11 @@ export class SignalClient {
         break;
       }
       case "failed":
-        if (outcome.reason === "wrong fingerprint") this.#options.onWrongFingerprint(outcome.fingerprint ?? "");
+        if (outcome.reason === "wrong fingerprint") {
+          this.stop();
+          this.#options.onWrongFingerprint(outcome.fingerprint ?? "");
+          return;
+        }
         this.#fail(`signalling failed: ${outcome.reason}`);
         break;
       case "hello":

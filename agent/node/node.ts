@@ -137,6 +137,8 @@ export class Node {
       case "observed":
       case "pending":
       case "refused":
+      case "relay_token":
+      case "peer_leg":
         break;
       default:
         assertNever(message);

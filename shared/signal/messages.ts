@@ -52,6 +52,10 @@ const Milliseconds = v.pipe(v.number(), v.finite());
 const Round = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 32 - 1));
 const Text = (maximum: number) => v.pipe(v.string(), v.maxLength(maximum));
 
+/** The kinds of relay leg, best first. */
+const RelayLeg = v.picklist(["ssh", "websocket"]);
+export type RelayLeg = v.InferOutput<typeof RelayLeg>;
+
 /** Payload of the agent's last handshake message: who it is and why it may come in. */
 export const Hello = v.object({
   version: v.literal(PROTOCOL_VERSION),
@@ -106,6 +110,8 @@ export const AgentMessage = v.variant("type", [
   v.object({ type: v.literal("punch_fired"), peer: PeerIdText, round: Round, firedAt: Milliseconds }),
   /** The whole list of peers that this agent refuses. */
   v.object({ type: v.literal("block"), peers: v.pipe(v.array(PeerIdText), v.maxLength(1000)) }),
+  /** Asks for a token to open a relay connection with. */
+  v.object({ type: v.literal("relay_token_request") }),
   v.object({ type: v.literal("leave") }),
 ]);
 export type AgentMessage = v.InferOutput<typeof AgentMessage>;
@@ -123,6 +129,10 @@ export const CoordinatorMessage = v.variant("type", [
     stunSecret: Base64(32),
     /** URLs of all listeners, to be tried when the first fails. */
     listeners: v.pipe(v.array(Text(256)), v.maxLength(16)),
+    /** Where the SSH endpoint listens, and its host key (RFC 4253 §6.6 blob), for agents to pin. Absent: it has none. */
+    ssh: v.optional(
+      v.object({ host: Text(253), port: v.pipe(v.number(), v.integer(), v.maxValue(65_535)), hostKey: Base64(256) }),
+    ),
   }),
   /** Waiting for approval; `code` is what the operator types. */
   v.object({ type: v.literal("pending"), code: Text(16) }),
@@ -151,6 +161,10 @@ export const CoordinatorMessage = v.variant("type", [
     fireAt: Milliseconds,
     attested: v.pipe(v.array(Address), v.maxLength(MAX_ATTESTED)),
   }),
+  /** Good for one relay WebSocket, within ten seconds. */
+  v.object({ type: v.literal("relay_token"), token: Text(64) }),
+  /** The best relay leg that a peer has at this moment, for agents that may use it; null: none. */
+  v.object({ type: v.literal("peer_leg"), peer: PeerIdText, leg: v.nullable(RelayLeg) }),
   /** Our own addresses as the coordinator attests them. */
   v.object({ type: v.literal("observed"), addresses: v.pipe(v.array(Address), v.maxLength(MAX_ATTESTED)) }),
 ]);
