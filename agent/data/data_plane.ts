@@ -91,6 +91,8 @@ export class DataPlane implements Plane {
   readonly #peers = new Map<PeerSlot, Peer>();
   readonly #byIndex = new Map<number, { readonly peer: Peer; readonly epoch: Epoch }>();
   readonly #byAddress = new Map<string, Peer>();
+  /** Undefined until control has said which addresses are ours, which it does before there is a TUN device to deliver to. */
+  #own: ReadonlySet<string> | undefined;
   readonly #drops: Record<string, number> = {};
   readonly #nonce = new Uint8Array(12);
   readonly #plaintext = new Uint8Array(MAX_PLAINTEXT_BYTES);
@@ -111,6 +113,9 @@ export class DataPlane implements Plane {
     switch (command.type) {
       case "set_peer":
         this.#setPeer(command.peer, command.addresses.map(addressKey));
+        break;
+      case "set_self":
+        this.#own = new Set(command.addresses.map(addressKey));
         break;
       case "remove_peer":
         this.#removePeer(command.peer);
@@ -344,6 +349,11 @@ export class DataPlane implements Plane {
     // A peer speaks for its own mesh addresses and for nobody else's.
     if (key === undefined || !peer.addresses.includes(key)) {
       this.#drop("wrong source address");
+      return;
+    }
+    const destination = destinationKey(packet);
+    if (destination === undefined || (this.#own !== undefined && !this.#own.has(destination))) {
+      this.#drop("not our address");
       return;
     }
     peer.rxPackets++;

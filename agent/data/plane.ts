@@ -39,6 +39,8 @@ export type PlaneCommand =
   | { readonly type: "receive_frame"; readonly leg: Leg; readonly from: Uint8Array; readonly bytes: Uint8Array }
   /** The mesh addresses (16 bytes each, IPv4-mapped for IPv4) that are this peer's: packets to them go there, packets from elsewhere are dropped. */
   | { readonly type: "set_peer"; readonly peer: PeerSlot; readonly addresses: readonly Uint8Array[] }
+  /** Our own mesh addresses: what peers send to any other address is dropped, so that nobody uses this machine as a router. */
+  | { readonly type: "set_self"; readonly addresses: readonly Uint8Array[] }
   | { readonly type: "remove_peer"; readonly peer: PeerSlot }
   /** Ask for a `counters` report. */
   | { readonly type: "read_counters" };

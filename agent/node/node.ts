@@ -107,6 +107,10 @@ export class Node {
     switch (message.type) {
       case "welcome":
         this.#isFirstList = true;
+        this.#actions.push({
+          type: "plane",
+          command: { type: "set_self", addresses: [ipBytes(message.meshIPv4), ipBytes(message.meshIPv6)] },
+        });
         this.#gathering.setCredentials(
           { servers: message.stun, account: { username: message.stunUsername, secret: message.stunSecret } },
           now,

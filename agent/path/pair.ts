@@ -26,8 +26,8 @@ export class Pair {
   isTrusted: boolean;
   /** In a directly connected subnet: a path over the LAN. */
   readonly isLocal: boolean;
-  /** Unanswered probes since the pair was made, and since it last answered. */
-  probesSent = 0;
+  /** Probes to this address so far, and those since it last answered. */
+  probesSent: number;
   unanswered = 0;
   /** Position in the schedule of the current round; undefined when no round is running. */
   roundStep: number | undefined;
@@ -54,7 +54,10 @@ export class Pair {
     readonly origin: PairOrigin;
     readonly isTrusted: boolean;
     readonly isLocal: boolean;
+    /** Probes that this address has already had. */
+    readonly probesSent: number;
   }) {
+    this.probesSent = options.probesSent;
     this.leg = options.leg;
     this.remote = options.remote;
     this.packedRemote = options.packedRemote;

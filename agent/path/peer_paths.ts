@@ -43,6 +43,8 @@ const HYSTERESIS_MS = 2;
 /** Pairs remembered per peer; peer-reflexive ones come and go with a symmetric NAT's ports. */
 const MAX_PAIRS = 64;
 const MAX_PEER_REFLEXIVE = 16;
+/** Addresses whose untrusted probes are counted. A symmetric NAT shows a new one per probe, so it is generous. */
+const MAX_UNTRUSTED = 1024;
 
 export type PathAction =
   /** Send a sealed control message on a pair. */
@@ -73,6 +75,8 @@ export class PeerPaths {
   readonly #options: PeerPathsOptions;
   readonly #pairs = new Map<string, Pair>();
   readonly #actions: PathAction[] = [];
+  /** Probes sent to addresses that only the peer vouches for. */
+  readonly #untrustedProbes = new Map<string, number>();
   #legs: LocalLegs = { ipv4: undefined, ipv6: undefined };
   #remote: CandidateList | undefined;
   #attested: readonly TransportAddress[] = [];
@@ -181,6 +185,8 @@ export class PeerPaths {
     if (pair === undefined) return;
     pair.receivedAt = now;
     if (message.answered) pair.peerConfirmed = true;
+    // An authentic peer may still write a stranger's address on its probes: until the address has answered, answers are rationed too.
+    if (!pair.isValid && !this.#options.budget.take(pair.remote.ip, now)) return;
     // Reply on the pair the probe came in on, never on the selected one: only a reply that retraces
     // the path tells the prober that this pair works.
     this.#send(pair, {
@@ -295,7 +301,9 @@ export class PeerPaths {
     isLocal: boolean,
   ): Pair | undefined {
     if (this.#pairs.size >= MAX_PAIRS) return undefined;
-    const pair = new Pair({ leg, remote, packedRemote: packAddress(remote), origin, isTrusted, isLocal });
+    const packedRemote = packAddress(remote);
+    const probesSent = this.#untrustedProbes.get(`${remote.ip}|${remote.port}`) ?? 0;
+    const pair = new Pair({ leg, remote, packedRemote, origin, isTrusted, isLocal, probesSent });
     this.#pairs.set(pairKey(leg, remote), pair);
     // A candidate that comes late joins the round that is running.
     if (this.#roundEndsAt !== undefined && this.#scheduled === undefined)
@@ -355,7 +363,18 @@ export class PeerPaths {
     const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
     const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
     pair.onProbeSent(transaction, now);
+    if (!pair.isTrusted) this.#countUntrusted(pair.remote);
     this.#send(pair, { type: "probe", transaction, round: this.#round, answered: pair.isValid });
+  }
+
+  /** Outlives the pair: an address does not get another five probes because its pair was forgotten meanwhile. */
+  #countUntrusted({ ip, port }: TransportAddress): void {
+    const key = `${ip}|${port}`;
+    const count = (this.#untrustedProbes.get(key) ?? 0) + 1;
+    this.#untrustedProbes.delete(key);
+    this.#untrustedProbes.set(key, count);
+    const oldest = this.#untrustedProbes.keys().next();
+    if (this.#untrustedProbes.size > MAX_UNTRUSTED && !oldest.done) this.#untrustedProbes.delete(oldest.value);
   }
 
   #send(pair: Pair, message: ControlMessage): void {
