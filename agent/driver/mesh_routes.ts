@@ -5,7 +5,7 @@
  * with the process, and its addresses and routes with it, so that a crash leaves nothing behind.
  */
 import type { Log } from "../log.ts";
-import { Netlink } from "./linux/netlink.ts";
+import { Netlink, type NetworkSnapshot } from "./linux/netlink.ts";
 import { coverageOf } from "./linux/routing.ts";
 
 /** The least that IPv6 asks of a link (RFC 8200 §5): with sealing it fits every path of 1358 bytes, and smaller ones get fragments. */
@@ -23,7 +23,13 @@ export class MeshRoutes {
     try {
       this.#index = this.#netlink.linkIndex(device);
       this.#netlink.linkUp(this.#index, TUN_MTU);
-      for (const address of ownAddresses) this.#netlink.addAddress(this.#index, address);
+      const snapshot = this.#netlink.snapshot();
+      for (const address of ownAddresses) {
+        const covered = this.#whatCovers(snapshot, address);
+        // Taken all the same, it would cut this machine off from whoever has that address on the other network.
+        if (covered === undefined) this.#netlink.addAddress(this.#index, address);
+        else this.#report(`Own mesh address ${address} is not installed: ${covered}`, address);
+      }
     } catch (error) {
       this.#netlink.close();
       throw error;
@@ -33,15 +39,15 @@ export class MeshRoutes {
   add(addresses: readonly string[]): void {
     const snapshot = this.#netlink.snapshot();
     for (const address of addresses) {
-      const coverage = coverageOf(snapshot, address, this.#index);
-      if (coverage !== undefined) {
-        this.#report(address, `${coverage.kind} ${coverage.cidr} of ${coverage.interface ?? "this machine"} covers it`);
+      const covered = this.#whatCovers(snapshot, address);
+      if (covered !== undefined) {
+        this.#report(`No route to mesh address ${address}: ${covered}`, address);
         continue;
       }
       try {
         this.#netlink.addHostRoute(this.#index, address);
       } catch (error) {
-        this.#report(address, error instanceof Error ? error.message : String(error));
+        this.#report(`No route to mesh address ${address}: ${reasonOf(error)}`, address);
       }
     }
   }
@@ -51,7 +57,7 @@ export class MeshRoutes {
       try {
         this.#netlink.deleteHostRoute(this.#index, address);
       } catch (error) {
-        this.#report(address, error instanceof Error ? error.message : String(error));
+        this.#report(`Cannot remove the route to mesh address ${address}: ${reasonOf(error)}`, address);
       }
     }
   }
@@ -60,9 +66,18 @@ export class MeshRoutes {
     this.#netlink.close();
   }
 
-  #report(address: string, why: string): void {
+  /** In words: what on this machine reaches that address already. */
+  #whatCovers(snapshot: NetworkSnapshot, address: string): string | undefined {
+    const coverage = coverageOf(snapshot, address, this.#index);
+    if (coverage === undefined) return undefined;
+    return `${coverage.kind} ${coverage.cidr} of ${coverage.interface ?? "this machine"} covers it`;
+  }
+
+  #report(message: string, address: string): void {
     if (this.#reported.has(address)) return;
     this.#reported.add(address);
-    this.#log.warn(`No route to mesh address ${address}: ${why}`, { address });
+    this.#log.warn(message, { address });
   }
 }
+
+const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
