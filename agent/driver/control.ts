@@ -141,9 +141,10 @@ export class Control implements AgentControl {
   trust(name: string): string | undefined {
     const peer = this.#find(name);
     const { trust } = this.#agent.config.state;
-    const id = trust.trust(peer?.entry.name ?? name, peer?.id);
-    if (id !== undefined) this.#agent.onTrustChange();
-    return id === undefined ? undefined : groupFingerprint(id);
+    return this.#applied(() => {
+      const id = trust.trust(peer?.entry.name ?? name, peer?.id);
+      return id === undefined ? undefined : groupFingerprint(id);
+    });
   }
 
   block(name: string): boolean {
@@ -151,10 +152,18 @@ export class Control implements AgentControl {
     const { trust } = this.#agent.config.state;
     // A mistyped name must not look blocked. One that has left the mesh may be, by its pin.
     if (peer === undefined && trust.pinnedId(name) === undefined) return false;
-    const isBlocked = trust.block(peer?.entry.name ?? name, peer?.id);
+    const isBlocked = this.#applied(() => trust.block(peer?.entry.name ?? name, peer?.id));
     if (!isBlocked) throw new UserError(EXIT.failed, `Cannot block "${name}": ${MAX_BLOCKS} peers are blocked already`);
-    this.#agent.onTrustChange();
     return true;
+  }
+
+  /** What the operator decided holds at once, also where it could not be saved: they are told that, and a restart forgets it. */
+  #applied<T>(change: () => T): T {
+    try {
+      return change();
+    } finally {
+      this.#agent.onTrustChange();
+    }
   }
 
   stop(): void {

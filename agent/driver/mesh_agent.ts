@@ -112,7 +112,7 @@ export class MeshAgent {
         rememberTimestamp: (id, timestamp) => void handshakeClock.accept(id, timestamp),
         wallClockUnixMs: () => Date.now(),
       },
-      trust: { check: (name, id) => trust.check(name, id), pin: (name, id) => void trust.pin(name, id) },
+      trust: { check: (name, id) => trust.check(name, id), pin: (name, id) => this.#pin(name, id) },
       useDirect: config.direct,
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
@@ -435,6 +435,15 @@ export class MeshAgent {
       });
     } catch (error) {
       // The mesh works without; the next start will need it, so the user should know now.
+      this.config.log.warn(error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** A disk that is full costs the memory of a new peer after a restart, not the peer. */
+  #pin(name: string, id: PeerId): void {
+    try {
+      this.config.state.trust.pin(name, id);
+    } catch (error) {
       this.config.log.warn(error instanceof Error ? error.message : String(error));
     }
   }
