@@ -228,6 +228,26 @@ export class MeshAgent {
     return this.events.next("path_changed", { accept, ...options });
   }
 
+  /** The first path change to no path from direct, at or after `since`. */
+  async lostEvent(peer: string, options: { since?: number; timeoutMs?: number } = {}): Promise<LoggedEvent> {
+    const accept = (fields: Readonly<Record<string, unknown>>): boolean =>
+      fields["peer"] === peer && fields["to"] === "none";
+    return this.events.next("path_changed", { accept, ...options });
+  }
+
+  /** Starts `ping`, which goes on beside what the test does; ends by itself after `count`. */
+  startPing(peer: string, options: { readonly count: number; readonly intervalSeconds: number }): RunningPing {
+    const { count, intervalSeconds } = options;
+    const command = ["ping", peer, "-c", `${count}`, "-i", `${intervalSeconds}`, "--json"];
+    return new RunningPing(this.host.spawn([AGENT, ...command, "--state-dir", this.stateDir]));
+  }
+
+  async netcheck(): Promise<Netcheck> {
+    const output = await this.command(["netcheck", "--json"]);
+    if (output.code !== 0) throw new Error(`"netcheck --json" of ${this.name} failed: ${output.stderr.trim()}`);
+    return JSON.parse(output.stdout) as Netcheck;
+  }
+
   /** SIGTERM; the exit code of a clean shutdown is 0. */
   async stop(): Promise<number> {
     return this.process.stop();
@@ -238,6 +258,67 @@ export class MeshAgent {
     this.process.signal("SIGKILL");
     await this.process.exited;
   }
+}
+
+/** One line of `ping --json`. */
+export type PingLine =
+  | { readonly seq: number; readonly rttMs: number; readonly path: PathKind }
+  | { readonly seq: number; readonly lost: true };
+
+export class RunningPing {
+  readonly process: LabProcess;
+
+  constructor(process: LabProcess) {
+    this.process = process;
+  }
+
+  /** Answers and losses so far. */
+  get results(): readonly PingLine[] {
+    return this.process.lines.flatMap(({ source, text }) =>
+      source === "stdout" && text.startsWith("{") ? [JSON.parse(text) as PingLine] : [],
+    );
+  }
+
+  get lost(): number {
+    return this.results.filter((line) => "lost" in line).length;
+  }
+
+  /** Waits until `count` more answers have come. */
+  async moreAnswers(count: number, timeoutMs: number): Promise<void> {
+    let left = count;
+    const from = this.process.lines.length;
+    await this.process.waitFor(
+      `${count} more answers`,
+      (line) => {
+        if (this.process.lines.indexOf(line) < from || !line.text.includes("rttMs")) return undefined;
+        left -= 1;
+        return left <= 0 ? true : undefined;
+      },
+      timeoutMs,
+    );
+  }
+
+  /** Every line, once it has ended. */
+  async end(): Promise<readonly PingLine[]> {
+    await this.process.exited;
+    return this.results;
+  }
+}
+
+/** `netcheck --json`, as far as tests look at it. */
+export interface Netcheck {
+  readonly schema: 1;
+  readonly udp: boolean;
+  readonly ipv4: AgentStatus["self"]["nat"] | null;
+  readonly ipv6: { readonly available: boolean; readonly publicAddress: string | null };
+  readonly summary: string;
+}
+
+/** `netcheck` of a machine where no agent runs. */
+export async function netcheckWithoutAgent(lab: Lab, host: Machine, url: string): Promise<Netcheck> {
+  const stateDir = lab.directory("no-agent");
+  const command = ["netcheck", "--coordinator", url, "--json", "--state-dir", stateDir];
+  return JSON.parse(await host.execChecked([AGENT, ...command])) as Netcheck;
 }
 
 /** Starts `tunnelmesh-agent up` and, unless told otherwise, waits until it has joined. */
@@ -278,6 +359,22 @@ export async function startMesh(
     ),
   );
   return { coordinator, agents, key };
+}
+
+/** `startMesh` of a lab with two hosts. */
+export async function startPair(
+  lab: Lab,
+  options: Parameters<typeof startMesh>[1] = {},
+): Promise<{ coordinator: MeshCoordinator; one: MeshAgent; two: MeshAgent; key: string }> {
+  const { coordinator, agents, key } = await startMesh(lab, options);
+  const [one, two] = agents;
+  if (one === undefined || two === undefined || agents.length > 2) throw new Error("This lab has not two hosts");
+  return { coordinator, one, two, key };
+}
+
+/** Both ends have a direct path. */
+export async function bothDirect(one: MeshAgent, two: MeshAgent, timeoutSeconds = 10): Promise<void> {
+  await Promise.all([one.waitDirect(two.name, timeoutSeconds), two.waitDirect(one.name, timeoutSeconds)]);
 }
 
 export interface Transfer {
