@@ -41,18 +41,26 @@ export const sameTransportAddress = (a: TransportAddress, b: TransportAddress): 
 
 /** The 16 bytes of an ip, IPv4 as ::ffff:a.b.c.d. The ip must be canonical. */
 export function ipBytes(ip: string): Uint8Array {
+  if (!isIPv6(ip)) return mappedBytes(ip);
   const parsed = ipaddr.parse(ip);
-  const v6 = parsed.kind() === "ipv4" ? (parsed as ipaddr.IPv4).toIPv4MappedAddress() : parsed;
-  return Uint8Array.from(v6.toByteArray());
+  return Uint8Array.from(parsed.toByteArray());
+}
+
+/** Without the parser: every probe passes here. */
+function mappedBytes(ip: string): Uint8Array {
+  const bytes = new Uint8Array(16);
+  bytes[10] = bytes[11] = 0xff;
+  const parts = ip.split(".");
+  for (let i = 0; i < 4; i++) bytes[12 + i] = Number(parts[i]);
+  return bytes;
 }
 
 /** Canonical text of 16 bytes (IPv4-mapped unwrapped) or of 4. */
-export const ipFromBytes = (bytes: Uint8Array): string =>
-  bytes.length === 4
-    ? bytes.join(".")
-    : ipaddr.fromByteArray([...bytes]).kind() === "ipv4"
-      ? bytes.join(".")
-      : (canonicalIp((ipaddr.fromByteArray([...bytes]) as ipaddr.IPv6).toString()) ?? "::");
+export function ipFromBytes(bytes: Uint8Array): string {
+  if (bytes.length === 4) return bytes.join(".");
+  if (bytes.length === 16 && isPackedIPv4(bytes)) return `${bytes[12]}.${bytes[13]}.${bytes[14]}.${bytes[15]}`;
+  return canonicalIp((ipaddr.fromByteArray([...bytes]) as ipaddr.IPv6).toString()) ?? "::";
+}
 
 export function packAddress(address: TransportAddress): Uint8Array {
   const packed = new Uint8Array(PACKED_ADDRESS_BYTES);
