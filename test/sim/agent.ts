@@ -1,86 +1,130 @@
 /** A simulated agent: the real node and the real data plane, on virtual sockets and a clock of its own. */
-import { packAddress, unpackAddress } from "../../shared/address.ts";
-import { type PeerId, peerIdOf, signSessionKey } from "../../shared/session/identity.ts";
-import { Ed25519Key, X25519Key } from "../../shared/session/primitives.ts";
-import type { AgentMessage, CoordinatorMessage } from "../../shared/signal/messages.ts";
+import { packAddress, type TransportAddress, unpackAddress } from "../../shared/address.ts";
+import { assertNever } from "../../shared/assert.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
+import { PROTOCOL_VERSION, type CoordinatorMessage } from "../../shared/signal/messages.ts";
 import { type Instant, instant } from "../../shared/time.ts";
 import { DataPlane } from "../../agent/data/data_plane.ts";
 import type { Leg, PlaneReport } from "../../agent/data/plane.ts";
-import type { NodeEvent } from "../../agent/node/contract.ts";
+import type { NodeAction, NodeEvent, PeerView } from "../../agent/node/contract.ts";
 import { DATA_LEG_IPV4, Node } from "../../agent/node/node.ts";
 import type { VirtualClock } from "./clock.ts";
+import { START_UNIX_MS } from "./coordinator.ts";
+import type { AgentKeys } from "./keys.ts";
 import type { Host, Network } from "./network.ts";
 import type { SeededRandom } from "./random.ts";
+import { type SignalEndpoint, SignalLink } from "./signal_link.ts";
 
 const DATA_PORT = 41_641;
+const FIRST_TEST_PORT = 50_000;
 
 export interface TimedEvent {
   readonly at: number;
   readonly event: NodeEvent;
 }
 
+/** What an agent needs of its world. */
+export interface AgentWorld {
+  readonly clock: VirtualClock;
+  readonly network: Network;
+  readonly random: SeededRandom;
+  readonly endpoint: SignalEndpoint;
+  readonly fingerprint: string;
+  readonly joinKey: string;
+}
+
 export class SimAgent {
   readonly name: string;
   readonly host: Host;
-  readonly identity: Ed25519Key;
-  readonly sessionKey: X25519Key;
+  readonly keys: AgentKeys;
   readonly id: PeerId;
   readonly events: TimedEvent[] = [];
   readonly received: Uint8Array[] = [];
   readonly pinned = new Map<string, PeerId>();
-  /** Where this agent's signalling goes; set by the coordinator. */
-  sendSignal: (message: AgentMessage) => void = () => {};
-  instance = 1;
+  readonly blocked = new Set<string>();
+  /** When this agent really began each round, in virtual time. */
+  readonly firedAt: number[] = [];
+  /** Mesh addresses, and when each `welcome` came. */
+  meshIPv4 = "";
+  joinedAt: number | undefined;
   node!: Node;
   plane!: DataPlane;
+  readonly #world: AgentWorld;
   readonly #clock: VirtualClock;
-  readonly #network: Network;
-  readonly #random: SeededRandom;
-  /** This agent's clock minus the virtual one: nobody shares a monotonic origin. */
-  readonly clockOffsetMs: number;
+  /** This agent's clock: another origin and another speed than everybody else's. */
+  readonly #clockOffsetMs: number;
+  readonly #clockRate: number;
   readonly #legs = new Map<Leg, number>();
+  readonly #directTo = new Set<PeerId>();
+  #link!: SignalLink;
+  #instance = 0;
   #reports: PlaneReport[] = [];
   #isBusy = false;
+  /** Virtual time of the armed timer, and the deadline on our own clock that it stands for. */
   #armedFor: number | undefined;
-  #generation = 0;
-  #timestamp = 1_700_000_000_000;
+  #latest = 0;
+  #isRunning = false;
+  #timestamp = START_UNIX_MS;
   readonly #greatest = new Map<PeerId, number>();
 
-  constructor(name: string, host: Host, clock: VirtualClock, network: Network, random: SeededRandom) {
+  constructor(name: string, host: Host, keys: AgentKeys, world: AgentWorld) {
     this.name = name;
     this.host = host;
-    this.#clock = clock;
-    this.#network = network;
-    this.#random = random;
-    this.clockOffsetMs = random.between(0, 1_000_000);
-    this.identity = new Ed25519Key(random.bytes(32));
-    this.sessionKey = new X25519Key(random.bytes(32));
-    this.id = peerIdOf(this.identity.publicKey);
-    this.#boot();
+    this.keys = keys;
+    this.id = keys.id;
+    this.#world = world;
+    this.#clock = world.clock;
+    this.#clockOffsetMs = world.random.between(0, 1_000_000);
+    // Crystals are good to about 50 parts in a million.
+    this.#clockRate = 1 + world.random.between(-50, 50) / 1e6;
   }
 
+  /** On this agent's own clock. It never goes back, although the two conversions round. */
   get now(): Instant {
-    return instant(this.#clock.now + this.clockOffsetMs);
+    this.#latest = Math.max(this.#latest, this.#clockOffsetMs + this.#clock.now * this.#clockRate);
+    return instant(this.#latest);
   }
 
-  get signature(): Uint8Array {
-    return signSessionKey(this.identity, this.sessionKey.publicKey);
+  get isJoined(): boolean {
+    return this.joinedAt !== undefined;
   }
 
-  /** Loses everything but keys, pins and timestamps, as a process that is started again. */
-  restart(): void {
-    this.instance++;
+  /** Starts the process. */
+  start(): void {
+    this.#instance++;
+    this.#isRunning = true;
+    this.#armedFor = undefined;
+    this.#reports = [];
+    this.joinedAt = undefined;
+    this.plane = this.#newPlane();
+    this.node = this.#newNode();
+    this.#link = this.#newLink();
+    this.#openLeg(DATA_LEG_IPV4, DATA_PORT);
+    const prefixLength = this.host.site === undefined || this.host.ip === this.host.publicIp ? 32 : 24;
+    this.#run(() => {
+      this.node.handleDataLegs(DATA_PORT, undefined, this.now);
+      this.node.handleInterfaces([{ ip: this.host.ip, prefixLength }], this.now);
+    });
+    this.#link.start();
+  }
+
+  /** Kills the process. Keys, pins and timestamps are on the disk. */
+  stop(): void {
+    this.#isRunning = false;
     this.host.sockets.clear();
     this.#legs.clear();
-    this.#boot();
+    this.#directTo.clear();
+    this.#link.stop();
   }
 
-  handleSignal(message: CoordinatorMessage): void {
-    this.#run(() => this.node.handleSignal(message, this.now));
+  restart(): void {
+    this.stop();
+    this.start();
   }
 
-  handleSignalState(connected: boolean): void {
-    this.#run(() => this.node.handleSignalState(connected, this.now));
+  /** The way to the coordinator forgets the TCP connection. */
+  loseSignalling(): void {
+    this.#link.blackhole();
   }
 
   do(action: (node: Node, now: Instant) => void): void {
@@ -92,39 +136,46 @@ export class SimAgent {
     this.#run(() => this.plane.handlePacket(packet, this.now));
   }
 
-  /** Virtual time of the first event that fits. */
-  when(fits: (event: NodeEvent) => boolean): number | undefined {
-    return this.events.find(({ event }) => fits(event))?.at;
-  }
-
   isDirectTo(peer: PeerId): boolean {
-    return this.node.peers(this.now).some((view) => view.id === peer && view.pair !== undefined);
+    return this.#directTo.has(peer);
   }
 
-  #boot(): void {
-    this.#generation++;
-    this.#armedFor = undefined;
-    this.plane = new DataPlane({
+  view(peer: PeerId): PeerView | undefined {
+    return this.node.peers(this.now).find((view) => view.id === peer);
+  }
+
+  /** Datagrams that this machine has sent to an ip. */
+  sentTo(ip: string): number {
+    return this.host.sentTo.get(ip) ?? 0;
+  }
+
+  #newPlane(): DataPlane {
+    return new DataPlane({
       transmit: (leg, to, bytes) => {
         const port = this.#legs.get(leg);
-        if (port !== undefined) this.#network.send(this.host, port, unpackAddress(to), bytes.slice());
+        if (port !== undefined) this.#world.network.send(this.host, port, unpackAddress(to), bytes.slice());
         return 0;
       },
       deliver: (packet) => this.received.push(packet.slice()),
       report: (report) => this.#reports.push(report),
     });
-    this.node = new Node({
+  }
+
+  #newNode(): Node {
+    const { random } = this.#world;
+    return new Node({
       id: this.id,
-      staticKey: this.sessionKey,
+      staticKey: this.keys.sessionKey,
       environment: {
-        random: (bytes) => this.#random.bytes(bytes),
+        random: (bytes) => random.bytes(bytes),
         timestamp: () => ++this.#timestamp,
         greatestTimestamp: (id) => this.#greatest.get(id) ?? 0,
         rememberTimestamp: (id, timestamp) => this.#greatest.set(id, timestamp),
-        wallClockUnixMs: () => 1_700_000_000_000 + this.#clock.now,
+        wallClockUnixMs: () => START_UNIX_MS + this.#clock.now,
       },
       trust: {
         check: (name, id) => {
+          if (this.blocked.has(name)) return "blocked";
           const pinned = this.pinned.get(name);
           return pinned === undefined ? "new" : pinned === id ? "pinned" : "changed";
         },
@@ -134,19 +185,54 @@ export class SimAgent {
       allowLoopback: false,
       isMeshAddress: (ip) => ip.startsWith("100.96."),
     });
-    this.#openLeg(DATA_LEG_IPV4, DATA_PORT);
+  }
+
+  #newLink(): SignalLink {
+    const { clock, network, random, endpoint, fingerprint, joinKey } = this.#world;
+    const { sessionKey, identity, signature } = this.keys;
+    const link: SignalLink = new SignalLink({
+      clock,
+      network,
+      random,
+      host: this.host,
+      endpoint,
+      sessionKey,
+      fingerprint,
+      hello: {
+        version: PROTOCOL_VERSION,
+        features: 0,
+        identity: identity.publicKey,
+        signature,
+        name: this.name,
+        nameIsExplicit: true,
+        key: joinKey,
+        software: "simulator",
+        instance: this.#instance,
+      },
+      now: () => this.now,
+      onMessage: (message) => this.#onSignal(message),
+      onLost: () => {
+        if (this.#link === link && this.#isRunning) this.#run(() => this.node.handleSignalState(false, this.now));
+      },
+    });
+    return link;
+  }
+
+  /** As mesh_agent.ts: the node hears of a connection with `welcome`. */
+  #onSignal(message: CoordinatorMessage): void {
     this.#run(() => {
-      this.node.handleDataLegs(DATA_PORT, undefined, this.now);
-      this.node.handleInterfaces(
-        [{ ip: this.host.ip, prefixLength: this.host.site?.nat === undefined ? 32 : 24 }],
-        this.now,
-      );
+      if (message.type === "welcome") {
+        this.joinedAt ??= this.#clock.now;
+        this.meshIPv4 = message.meshIPv4;
+        this.node.handleSignalState(true, this.now);
+      }
+      this.node.handleSignal(message, this.now);
     });
   }
 
   #openLeg(leg: Leg, port: number): void {
     this.#legs.set(leg, port);
-    this.host.sockets.set(port, (bytes, from) => {
+    this.host.sockets.set(port, (bytes: Uint8Array, from: TransportAddress) => {
       this.#run(() => this.plane.handleDatagram(leg, packAddress(from), bytes, this.now));
     });
   }
@@ -157,47 +243,60 @@ export class SimAgent {
     this.#isBusy = true;
     input();
     for (;;) {
-      const reports = this.#reports;
-      this.#reports = [];
-      for (const report of reports) this.node.handleReport(report, this.now);
+      if (this.#reports.length > 0) {
+        const reports = this.#reports;
+        this.#reports = [];
+        for (const report of reports) this.node.handleReport(report, this.now);
+      }
       const action = this.node.poll();
-      if (action === undefined) {
-        if (this.#reports.length > 0) continue;
-        break;
-      }
-      switch (action.type) {
-        case "signal":
-          this.sendSignal(action.message);
-          break;
-        case "plane":
-          this.plane.handleCommand(action.command, this.now);
-          break;
-        case "open_leg":
-          this.#openLeg(action.leg, 50_000 + (action.leg % 10_000));
-          break;
-        case "close_leg":
-          this.host.sockets.delete(this.#legs.get(action.leg) ?? 0);
-          this.#legs.delete(action.leg);
-          break;
-        case "event":
-          this.events.push({ at: this.#clock.now, event: action.event });
-          break;
-      }
+      if (action !== undefined) this.#perform(action);
+      else if (this.#reports.length === 0) break;
     }
     this.#isBusy = false;
     this.#arm();
   }
 
+  #perform(action: NodeAction): void {
+    switch (action.type) {
+      case "signal":
+        if (action.message.type === "punch_fired") this.firedAt.push(this.#clock.now);
+        this.#link.send(action.message);
+        break;
+      case "plane":
+        this.plane.handleCommand(action.command, this.now);
+        break;
+      case "open_leg":
+        this.#openLeg(action.leg, FIRST_TEST_PORT + (action.leg % 10_000));
+        break;
+      case "close_leg":
+        this.host.sockets.delete(this.#legs.get(action.leg) ?? 0);
+        this.#legs.delete(action.leg);
+        break;
+      case "event":
+        this.events.push({ at: this.#clock.now, event: action.event });
+        if (action.event.type !== "path_changed") break;
+        if (action.event.to === null) this.#directTo.delete(action.event.id);
+        else this.#directTo.add(action.event.id);
+        break;
+      default:
+        assertNever(action);
+    }
+  }
+
   #arm(): void {
-    const deadlines = [this.node.deadline(), this.plane.deadline()].filter((at) => at !== undefined);
-    if (deadlines.length === 0) return;
-    const at = Math.min(...deadlines) - this.clockOffsetMs;
+    const node = this.node.deadline();
+    const plane = this.plane.deadline();
+    const deadline = node === undefined ? plane : plane === undefined ? node : Math.min(node, plane);
+    if (deadline === undefined) return;
+    const at = Math.max(this.#clock.now, (deadline - this.#clockOffsetMs) / this.#clockRate);
     if (this.#armedFor !== undefined && this.#armedFor <= at) return;
     this.#armedFor = at;
-    const generation = this.#generation;
+    const armedNode = this.node;
     this.#clock.after(at - this.#clock.now, () => {
-      if (generation !== this.#generation || this.#armedFor !== at) return;
+      if (!this.#isRunning || armedNode !== this.node || this.#armedFor !== at) return;
       this.#armedFor = undefined;
+      // The way to virtual time and back rounds: without this the machine might be woken a hair too early, for ever.
+      this.#latest = Math.max(this.#latest, Math.min(deadline, this.now + 1e-3));
       this.#run(() => {
         this.plane.handleTimeout(this.now);
         this.node.handleTimeout(this.now);

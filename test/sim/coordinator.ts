@@ -1,143 +1,174 @@
-/** A simulated coordinator: the real STUN rules on virtual sockets, and signalling that honours or, as an actor, breaks its promises. */
-import type { TransportAddress } from "../../shared/address.ts";
-import type { PeerId } from "../../shared/session/identity.ts";
+/** The coordinator in virtual time: the real hub, store and STUN rules, on simulated streams and sockets. */
+import { assertNever } from "../../shared/assert.ts";
 import { hmacSha256 } from "../../shared/session/primitives.ts";
-import type { AgentMessage, CoordinatorMessage, PeerEntry } from "../../shared/signal/messages.ts";
+import type { LogEvent } from "../../coordinator/log.ts";
+import { type CoordinatorIdentity, loadIdentity } from "../../coordinator/registry/coordinator_identity.ts";
+import { JOIN_KEY_RANDOM_BYTES, newJoinKey } from "../../coordinator/registry/join_key.ts";
+import { type ConnectionId, Hub, type HubAction, type HubInput } from "../../coordinator/signalling/hub.ts";
+import { MemoryStore } from "../../coordinator/store/memory_store.ts";
 import { StunServer } from "../../coordinator/stun/stun_server.ts";
-import type { SimAgent } from "./agent.ts";
 import type { VirtualClock } from "./clock.ts";
 import type { Host, Network } from "./network.ts";
-import type { SeededRandom } from "./random.ts";
+import { SeededRandom } from "./random.ts";
+import type { SignalClient, SignalEndpoint } from "./signal_link.ts";
 
 const STUN_PORTS: readonly [number, number] = [3478, 3479];
-/** The punch fires when both have been told, and a little later: what the coordinator's clock sync cannot see. */
-const PUNCH_MARGIN_MS = 5;
+export const START_UNIX_MS = 1_790_000_000_000;
 
-interface Member {
-  readonly agent: SimAgent;
-  readonly entry: PeerEntry;
-  readonly attested: TransportAddress[];
-}
-
-export class SimCoordinator {
+export class SimCoordinator implements SignalEndpoint {
+  readonly store = new MemoryStore();
+  readonly identity: CoordinatorIdentity;
+  /** A reusable join key. */
+  readonly joinKey: string;
+  readonly events: { readonly at: number; readonly event: LogEvent }[] = [];
   readonly #clock: VirtualClock;
   readonly #random: SeededRandom;
-  readonly #members = new Map<PeerId, Member>();
-  readonly #stun: StunServer;
-  readonly #addresses: readonly string[];
-  isUp = true;
-  /** For hostile coordinators: may change every message on its way to an agent. */
-  tamper: (to: SimAgent, message: CoordinatorMessage) => CoordinatorMessage | undefined = (_to, message) => message;
+  readonly #hosts: readonly Host[];
+  readonly #clients = new Map<ConnectionId, SignalClient>();
+  #hub: Hub | undefined;
+  #stun: StunServer | undefined;
+  #nextConnection: ConnectionId = 1;
+  #armedFor: number | undefined;
 
   constructor(clock: VirtualClock, network: Network, random: SeededRandom, addresses: readonly string[]) {
     this.#clock = clock;
     this.#random = random;
-    this.#addresses = addresses;
-    this.#stun = new StunServer({
-      addresses: addresses.map((ip) => ({ ip, publicIp: ip })),
-      ports: STUN_PORTS,
-      hmacSha256,
+    this.identity = coordinatorIdentity(this.store);
+    const key = newJoinKey({
+      random: random.bytes(JOIN_KEY_RANDOM_BYTES),
+      fingerprint: this.identity.fingerprint,
+      nowUnixMs: START_UNIX_MS,
+      lifetimeMs: 86_400_000,
+      reusable: true,
     });
-    const hosts = addresses.map((ip) => network.addHost(ip, undefined, 0));
-    hosts.forEach((host, address) => this.#listen(network, hosts, host, address));
+    this.store.putKey(key.record);
+    this.joinKey = key.text;
+    this.#hosts = addresses.map((ip) => network.addHost(ip, undefined, { upMs: 0, downMs: 0 }));
+    this.#hosts.forEach((host, address) => this.#listen(network, host, address));
+    this.start();
   }
 
-  join(agent: SimAgent): void {
-    const index = this.#members.size + 1;
-    const entry: PeerEntry = {
-      id: agent.id,
-      name: agent.name,
-      identity: agent.identity.publicKey,
-      sessionKey: agent.sessionKey.publicKey,
-      signature: agent.signature,
-      meshIPv4: `100.96.0.${index}`,
-      meshIPv6: `fd00::${index}`,
-      online: true,
-      instance: agent.instance,
-    };
-    const known = this.#members.get(agent.id);
-    const member = {
-      agent,
-      entry: { ...entry, ...(known === undefined ? {} : addressesOf(known.entry)) },
-      attested: [],
-    };
-    this.#members.set(agent.id, member);
-    const secret = this.#random.bytes(32);
-    this.#stun.addToken(agent.id, secret, this.#clock.now);
-    agent.sendSignal = (message) => {
-      this.#clock.after(agent.host.delayMs, () => this.#handle(agent, message));
-    };
-    const stun = this.#addresses.flatMap((ip) => STUN_PORTS.map((port) => ({ ip, port })));
-    this.#send(agent, {
-      type: "welcome",
-      id: agent.id,
-      name: agent.name,
-      meshIPv4: member.entry.meshIPv4,
-      meshIPv6: member.entry.meshIPv6,
-      stun,
-      stunUsername: agent.id,
-      stunSecret: secret,
-      listeners: [],
-    });
-    const others = [...this.#members.values()].filter((other) => other.agent !== agent);
-    this.#send(agent, { type: "peers", reset: true, peers: others.map((other) => other.entry) });
-    for (const other of others) this.#send(other.agent, { type: "peers", reset: false, peers: [member.entry] });
-    this.#clock.after(agent.host.delayMs, () => agent.handleSignalState(true));
+  get isUp(): boolean {
+    return this.#hub !== undefined;
   }
 
-  #handle(agent: SimAgent, message: AgentMessage): void {
-    const sender = this.#members.get(agent.id);
-    if (!this.isUp || sender === undefined) return;
-    if (message.type === "to_peer") {
-      const target = this.#members.get(message.to);
-      if (target === undefined) return;
-      const attested = sender.attested.slice(0, 8);
-      this.#send(target.agent, { type: "from_peer", from: agent.id, body: message.body, attested });
-    } else if (message.type === "punch_request") {
-      const target = this.#members.get(message.peer);
-      if (target !== undefined) this.#punch(sender, target, message.round);
+  /** The process starts: what is in the store is all that it knows. */
+  start(): void {
+    const addresses = this.#hosts.map(({ ip }) => ({ ip, publicIp: ip }));
+    this.#stun = new StunServer({ addresses, ports: STUN_PORTS, hmacSha256 });
+    this.#hub = new Hub({
+      identity: this.identity,
+      store: this.store,
+      reachable: {
+        listeners: [],
+        stun: addresses.flatMap(({ ip }) => STUN_PORTS.map((port) => ({ ip, port }))),
+        publicHost: undefined,
+      },
+      random: (length) => this.#random.bytes(length),
+      unixMs: (now) => START_UNIX_MS + now,
+    });
+  }
+
+  /** The process is killed: its kernel closes the connections, STUN falls silent. */
+  stop(): void {
+    const clients = [...this.#clients.values()];
+    this.#clients.clear();
+    this.#hub = undefined;
+    this.#stun = undefined;
+    for (const client of clients) client.closed("coordinator stopped");
+  }
+
+  open(client: SignalClient): ConnectionId {
+    const connection = this.#nextConnection++;
+    this.#clients.set(connection, client);
+    this.#step({ type: "opened", connection, source: client.source });
+    return connection;
+  }
+
+  receive(connection: ConnectionId, bytes: Uint8Array): void {
+    if (this.#clients.has(connection)) this.#step({ type: "message", connection, bytes });
+  }
+
+  closed(connection: ConnectionId): void {
+    if (this.#clients.delete(connection)) this.#step({ type: "closed", connection });
+  }
+
+  /** How far apart the two sides of each punch fired, as the coordinator worked it out from their reports. */
+  get reportedSkewsMs(): number[] {
+    return this.events.flatMap(({ event }) => (event.event === "punch_signalled" ? [event.skewMs] : []));
+  }
+
+  /** One input in, every action out, one timer armed. */
+  #step(input: HubInput): void {
+    const hub = this.#hub;
+    if (hub === undefined) return;
+    hub.handle(input, this.#clock.now);
+    for (let action = hub.poll(); action !== undefined; action = hub.poll()) this.#perform(action);
+    this.#arm(hub);
+  }
+
+  #perform(action: HubAction): void {
+    switch (action.type) {
+      case "send":
+        this.#clients.get(action.connection)?.receive(action.bytes);
+        break;
+      case "close": {
+        const client = this.#clients.get(action.connection);
+        this.#clients.delete(action.connection);
+        client?.closed(action.reason);
+        break;
+      }
+      case "authenticated":
+        break;
+      case "add_token":
+        this.#stun?.addToken(action.id, action.secret, this.#clock.now);
+        break;
+      case "remove_token":
+        this.#stun?.removeToken(action.id);
+        break;
+      case "event":
+        this.events.push({ at: this.#clock.now, event: action.event });
+        break;
+      case "failed":
+        throw new Error(action.message);
+      default:
+        assertNever(action);
     }
   }
 
-  #punch(a: Member, b: Member, round: number): void {
-    const wait = Math.max(a.agent.host.delayMs, b.agent.host.delayMs) + PUNCH_MARGIN_MS;
-    for (const [to, other] of [
-      [a, b],
-      [b, a],
-    ] as const) {
-      const fireAt = this.#clock.now + wait + to.agent.clockOffsetMs;
-      const attested = other.attested.slice(0, 8);
-      this.#send(to.agent, { type: "punch", peer: other.agent.id, round, fireAt, attested });
-    }
-  }
-
-  #send(agent: SimAgent, message: CoordinatorMessage): void {
-    this.#clock.after(agent.host.delayMs, () => {
-      const altered = this.isUp ? this.tamper(agent, message) : undefined;
-      if (altered !== undefined) agent.handleSignal(altered);
+  #arm(hub: Hub): void {
+    const at = hub.deadline();
+    if (at === undefined || (this.#armedFor !== undefined && this.#armedFor <= at)) return;
+    this.#armedFor = at;
+    this.#clock.after(at - this.#clock.now, () => {
+      if (this.#armedFor !== at) return;
+      this.#armedFor = undefined;
+      if (this.#hub === hub) this.#step({ type: "timeout" });
+      else if (this.#hub !== undefined) this.#arm(this.#hub);
     });
   }
 
-  #listen(network: Network, hosts: readonly Host[], host: Host, address: number): void {
+  #listen(network: Network, host: Host, address: number): void {
     STUN_PORTS.forEach((port, portIndex) => {
       host.sockets.set(port, (bytes, from) => {
         const socket = { address, port: portIndex === 0 ? 0 : 1 } as const;
-        const { reply, observed } = this.#stun.handle(bytes, from, socket, this.#clock.now);
-        if (observed !== undefined) this.#observe(observed.tokenId as PeerId, observed.from);
-        const source = reply === undefined ? undefined : hosts[reply.socket.address];
+        const result = this.#stun?.handle(bytes, from, socket, this.#clock.now);
+        if (result?.observed !== undefined) this.#step({ type: "observed", observation: result.observed });
+        const { reply } = result ?? {};
+        const source = reply === undefined ? undefined : this.#hosts[reply.socket.address];
         if (reply !== undefined && source !== undefined) {
           network.send(source, STUN_PORTS[reply.socket.port], from, reply.bytes);
         }
       });
     });
   }
-
-  #observe(id: PeerId, address: TransportAddress): void {
-    const member = this.#members.get(id);
-    if (member === undefined) return;
-    const others = member.attested.filter((known) => known.ip !== address.ip || known.port !== address.port);
-    member.attested.splice(0, member.attested.length, address, ...others.slice(0, 7));
-  }
 }
 
-const addressesOf = (entry: PeerEntry) => ({ meshIPv4: entry.meshIPv4, meshIPv6: entry.meshIPv6 });
+let identity: CoordinatorIdentity | undefined;
+
+/** The same coordinator in every world. */
+function coordinatorIdentity(store: MemoryStore): CoordinatorIdentity {
+  const random = new SeededRandom(77);
+  identity ??= loadIdentity(store, { meshIPv4: undefined, meshIPv6: undefined }, (length) => random.bytes(length));
+  return identity;
+}

@@ -1,9 +1,10 @@
 /**
- * A NAT in the terms of RFC 4787: mapping (§4.1) and filtering (§5), each in its three kinds, with expiry.
+ * A NAT in the terms of RFC 4787: mapping (§4.1) and filtering (§5), each in its three kinds, port allocation and expiry.
  *
  * Filters are kept per internal address, as §5 words it; `filterPerMapping` keeps them per mapping instead, as connection-tracking
- * NATs with dependent mapping do.
+ * NATs with dependent mapping do. Mapping `none` is a firewall in front of a public address.
  */
+import { assertNever } from "../../shared/assert.ts";
 import type { TransportAddress } from "../../shared/address.ts";
 import type { Filtering, Mapping } from "../../shared/wire/candidates.ts";
 import type { SeededRandom } from "./random.ts";
@@ -14,6 +15,8 @@ export interface NatBehavior {
   readonly filterPerMapping?: boolean;
   /** Idle time after which a mapping and its filter entries go. */
   readonly lifetimeMs?: number;
+  /** Port of a new mapping. Default: the internal port where the mapping is endpoint-independent, else a random one. */
+  readonly allocation?: "preserving" | "random";
 }
 
 interface Entry {
@@ -23,6 +26,7 @@ interface Entry {
   usedAt: number;
 }
 
+/** RFC 4787 REQ-5. */
 const DEFAULT_LIFETIME_MS = 120_000;
 
 export class Nat {
@@ -54,7 +58,7 @@ export class Nat {
     }
     entry ??= this.#allocate(key, from, now);
     entry.usedAt = now;
-    this.#openedAt.set(this.#filterKey(entry, to), now);
+    if (this.behavior.filtering !== "endpoint-independent") this.#openedAt.set(this.#filterKey(entry, to), now);
     return { ip: this.externalIp, port: entry.externalPort };
   }
 
@@ -84,6 +88,8 @@ export class Nat {
         return `${inside}>${to.ip}`;
       case "address-and-port-dependent":
         return `${inside}>${to.ip}:${to.port}`;
+      default:
+        return assertNever(this.behavior.mapping);
     }
   }
 
@@ -95,16 +101,23 @@ export class Nat {
   }
 
   #allocate(key: string, internal: TransportAddress, now: number): Entry {
-    let externalPort = internal.port;
-    const preserves = this.behavior.mapping === "none" || this.behavior.mapping === "endpoint-independent";
-    while (!preserves || this.#byPort.has(externalPort)) {
-      externalPort = this.#random.between(1024, 65_535);
-      if (!this.#byPort.has(externalPort)) break;
+    const { mapping, allocation } = this.behavior;
+    const isDependent = mapping === "address-dependent" || mapping === "address-and-port-dependent";
+    const preserves = mapping === "none" || (allocation ?? (isDependent ? "random" : "preserving")) === "preserving";
+    let externalPort = preserves ? internal.port : this.#randomPort();
+    // A port that another mapping holds is free again once that mapping has expired.
+    for (let holder = this.#byPort.get(externalPort); holder !== undefined; holder = this.#byPort.get(externalPort)) {
+      if (now - holder.usedAt > this.#lifetimeMs) this.#forget(holder);
+      else externalPort = this.#randomPort();
     }
     const entry = { key, internal, externalPort, usedAt: now };
     this.#byKey.set(key, entry);
     this.#byPort.set(externalPort, entry);
     return entry;
+  }
+
+  #randomPort(): number {
+    return this.#random.between(1024, 65_535);
   }
 
   #forget(entry: Entry): void {

@@ -1,19 +1,32 @@
 /**
- * A small internet: hosts with public addresses, and sites whose hosts share a LAN behind a NAT. UDP only; signalling is a delay.
+ * A small internet: hosts with public addresses, and sites whose hosts share a LAN behind a NAT. UDP only; signalling has its own
+ * streams (signal_link.ts).
  *
- * Each host has a one-way delay to the core, so two hosts are their sum apart. Loss and jitter are drawn from the seed.
+ * Each host has a one-way delay to and from the core, so two hosts are their sum apart. Loss and jitter are drawn from the seed.
  */
-import { cidrContains, type TransportAddress } from "../../shared/address.ts";
+import type { TransportAddress } from "../../shared/address.ts";
 import type { VirtualClock } from "./clock.ts";
 import type { Nat } from "./nat.ts";
 import type { SeededRandom } from "./random.ts";
 
 export type Receive = (bytes: Uint8Array, from: TransportAddress) => void;
 
-/** A NAT and the LAN behind it; without a NAT the hosts of a site have public addresses. */
+/** A NAT and the LAN behind it (the first three numbers of its addresses); a firewall's site has one host, with a public address. */
 export interface Site {
-  readonly nat: Nat | undefined;
-  readonly lan: string;
+  readonly nat: Nat;
+  readonly lanPrefix: string;
+}
+
+export interface Delay {
+  readonly upMs: number;
+  readonly downMs: number;
+}
+
+/** A datagram as the core of the network sees it. */
+export interface Datagram {
+  readonly from: TransportAddress;
+  readonly to: TransportAddress;
+  readonly bytes: Uint8Array;
 }
 
 const LAN_DELAY_MS = 0.3;
@@ -21,36 +34,44 @@ const LAN_DELAY_MS = 0.3;
 export class Host {
   readonly ip: string;
   readonly site: Site | undefined;
-  readonly delayMs: number;
+  delay: Delay;
   readonly sockets = new Map<number, Receive>();
   /** Everything that this host may send or receive is lost: its site blocks UDP. */
   isUdpBlocked = false;
   /** Datagrams sent, by destination ip: for the rules about what may be sent where. */
   readonly sentTo = new Map<string, number>();
 
-  constructor(ip: string, site: Site | undefined, delayMs: number) {
+  constructor(ip: string, site: Site | undefined, delay: Delay) {
     this.ip = ip;
     this.site = site;
-    this.delayMs = delayMs;
+    this.delay = delay;
+  }
+
+  get publicIp(): string {
+    return this.site?.nat.externalIp ?? this.ip;
   }
 }
 
 export class Network {
   readonly #clock: VirtualClock;
   readonly #random: SeededRandom;
-  readonly #hosts: Host[] = [];
+  /** Hosts by the address that the core knows them by. */
+  readonly #byPublicIp = new Map<string, Host[]>();
   lossPercent = 0;
   jitterMs = 0;
-  delivered = 0;
+  /** Sees every datagram that crosses the core. */
+  tap: ((datagram: Datagram) => void) | undefined;
 
   constructor(clock: VirtualClock, random: SeededRandom) {
     this.#clock = clock;
     this.#random = random;
   }
 
-  addHost(ip: string, site: Site | undefined, delayMs: number): Host {
-    const host = new Host(ip, site, delayMs);
-    this.#hosts.push(host);
+  addHost(ip: string, site: Site | undefined, delay: Delay): Host {
+    const host = new Host(ip, site, delay);
+    const neighbours = this.#byPublicIp.get(host.publicIp);
+    if (neighbours === undefined) this.#byPublicIp.set(host.publicIp, [host]);
+    else neighbours.push(host);
     return host;
   }
 
@@ -58,41 +79,40 @@ export class Network {
     host.sentTo.set(to.ip, (host.sentTo.get(to.ip) ?? 0) + 1);
     if (host.isUdpBlocked) return;
     const from = { ip: host.ip, port: sourcePort };
-    if (host.site !== undefined && cidrContains(host.site.lan, to.ip)) {
-      const neighbour = this.#hosts.find((other) => other.site === host.site && other.ip === to.ip);
-      if (neighbour !== undefined) this.#deliver(neighbour, to.port, from, bytes, LAN_DELAY_MS);
+    const { site } = host;
+    if (site !== undefined && to.ip.startsWith(site.lanPrefix)) {
+      const neighbour = this.#byPublicIp.get(host.publicIp)?.find((other) => other.ip === to.ip);
+      if (neighbour !== undefined) this.#clock.after(LAN_DELAY_MS, () => deliver(neighbour, to.port, from, bytes));
       return;
     }
-    const nat = host.site?.nat;
-    const seenFrom = nat === undefined ? from : nat.outbound(from, to, this.#clock.now);
+    const seenFrom = site === undefined ? from : site.nat.outbound(from, to, this.#clock.now);
     // A NAT does not turn packets back to its own inside: hairpinning is off.
-    if (nat !== undefined && to.ip === nat.externalIp) return;
-    if (this.#random.next() * 100 < this.lossPercent) return;
-    const target = this.#hosts.find((other) => publicIp(other) === to.ip);
+    if (to.ip === host.publicIp || this.#random.chance(this.lossPercent)) return;
+    this.tap?.({ from: seenFrom, to, bytes });
+    this.inject({ from: seenFrom, to, bytes }, host.delay.upMs);
+  }
+
+  /** Puts a datagram into the core, from wherever it says it is: what an attacker does. */
+  inject({ from, to, bytes }: Datagram, delayMs = 0): void {
+    const target = this.#byPublicIp.get(to.ip)?.[0];
     if (target === undefined) return;
-    const delay = host.delayMs + target.delayMs + this.#random.next() * this.jitterMs;
-    this.#clock.after(delay, () => this.#arrive(to, seenFrom, bytes));
+    const jitterMs = this.jitterMs === 0 ? 0 : this.#random.next() * this.jitterMs;
+    this.#clock.after(delayMs + target.delay.downMs + jitterMs, () => this.#arrive(to, from, bytes));
   }
 
   #arrive(to: TransportAddress, from: TransportAddress, bytes: Uint8Array): void {
-    const hosts = this.#hosts.filter((other) => publicIp(other) === to.ip);
+    const hosts = this.#byPublicIp.get(to.ip) ?? [];
     const nat = hosts[0]?.site?.nat;
     if (nat === undefined) {
-      if (hosts[0] !== undefined) this.#deliver(hosts[0], to.port, from, bytes, 0);
+      if (hosts[0] !== undefined) deliver(hosts[0], to.port, from, bytes);
       return;
     }
     const inside = nat.inbound(to.port, from, this.#clock.now);
     const host = inside === undefined ? undefined : hosts.find((other) => other.ip === inside.ip);
-    if (host !== undefined && inside !== undefined) this.#deliver(host, inside.port, from, bytes, 0);
-  }
-
-  #deliver(host: Host, port: number, from: TransportAddress, bytes: Uint8Array, delayMs: number): void {
-    this.#clock.after(delayMs, () => {
-      if (host.isUdpBlocked) return;
-      this.delivered++;
-      host.sockets.get(port)?.(bytes, from);
-    });
+    if (host !== undefined && inside !== undefined) deliver(host, inside.port, from, bytes);
   }
 }
 
-const publicIp = (host: Host): string => host.site?.nat?.externalIp ?? host.ip;
+function deliver(host: Host, port: number, from: TransportAddress, bytes: Uint8Array): void {
+  if (!host.isUdpBlocked) host.sockets.get(port)?.(bytes, from);
+}

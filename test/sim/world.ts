@@ -1,10 +1,12 @@
-/** Builds a world from a seed: a coordinator with two addresses, and agents behind NATs. */
+/** Builds a world from a seed: a coordinator, and agents behind NATs. */
 import type { Instant } from "../../shared/time.ts";
 import { SimAgent } from "./agent.ts";
 import { VirtualClock } from "./clock.ts";
 import { SimCoordinator } from "./coordinator.ts";
+import { HostileCoordinator } from "./hostile_coordinator.ts";
+import { KEY_POOL_SIZE, pooledKeys } from "./keys.ts";
 import { Nat, type NatBehavior } from "./nat.ts";
-import { Network, type Site } from "./network.ts";
+import { type Delay, Network, type Site } from "./network.ts";
 import { SeededRandom } from "./random.ts";
 
 export interface WorldOptions {
@@ -14,6 +16,8 @@ export interface WorldOptions {
   readonly lossPercent?: number;
   readonly jitterMs?: number;
   readonly coordinatorAddresses?: 1 | 2;
+  /** An actor stands before the hub that may change what it says. */
+  readonly isHostile?: boolean;
 }
 
 export class World {
@@ -21,45 +25,70 @@ export class World {
   readonly random: SeededRandom;
   readonly network: Network;
   readonly coordinator: SimCoordinator;
+  readonly hostile: HostileCoordinator;
   readonly agents: SimAgent[] = [];
-  readonly #delayMs: number;
+  readonly #options: WorldOptions;
+  readonly #firstKey: number;
   #sites = 0;
 
   constructor(options: WorldOptions) {
+    this.#options = options;
     this.random = new SeededRandom(options.seed);
+    this.#firstKey = this.random.between(0, KEY_POOL_SIZE - 1);
     this.network = new Network(this.clock, this.random);
     this.network.lossPercent = options.lossPercent ?? 0;
     this.network.jitterMs = options.jitterMs ?? 0;
-    this.#delayMs = (options.roundTripMs ?? 0) / 2;
     const addresses = ["203.0.113.10", "203.0.113.11"].slice(0, options.coordinatorAddresses ?? 2);
     this.coordinator = new SimCoordinator(this.clock, this.network, this.random, addresses);
+    this.hostile = new HostileCoordinator(this.coordinator, this.random);
   }
 
   addSite(nat: NatBehavior): Site {
     const index = ++this.#sites;
-    return {
-      nat: new Nat(`198.51.100.${index}`, nat, this.random),
-      lan: `10.${index}.0.0/24`,
-    };
+    const externalIp = `198.51.${100 + (index >> 8)}.${index & 255}`;
+    const lanPrefix = nat.mapping === "none" ? externalIp : `10.${index >> 8}.${index & 255}.`;
+    return { nat: new Nat(externalIp, nat, this.random), lanPrefix };
   }
 
-  /** An agent in a site of its own, or in a given one. */
-  addAgent(name: string, where: NatBehavior | Site | "public"): SimAgent {
-    const site = where === "public" ? undefined : "lan" in where ? where : this.addSite(where);
-    const neighbours = this.agents.filter((agent) => agent.host.site === site).length;
-    const ip = site === undefined ? `192.0.2.${++this.#sites}` : site.lan.replace("0/24", String(10 + neighbours));
-    const host = this.network.addHost(ip, site, this.#delayMs);
-    const agent = new SimAgent(name, host, this.clock, this.network, this.random);
+  /** An agent in a site of its own, in a given one, or with a public address. It does not run yet. */
+  addAgent(name: string, where: NatBehavior | Site | "public", delay?: Delay): SimAgent {
+    const site = where === "public" ? undefined : "lanPrefix" in where ? where : this.addSite(where);
+    const neighbours = this.agents.filter((agent) => site !== undefined && agent.host.site === site).length;
+    const ip =
+      site === undefined
+        ? `192.0.2.${++this.#sites}`
+        : site.nat.behavior.mapping === "none"
+          ? site.nat.externalIp
+          : `${site.lanPrefix}${10 + neighbours}`;
+    const oneWayMs = (this.#options.roundTripMs ?? 0) / 2;
+    const host = this.network.addHost(ip, site, delay ?? { upMs: oneWayMs, downMs: oneWayMs });
+    const keys = pooledKeys(this.#firstKey + this.agents.length);
+    const agent = new SimAgent(name, host, keys, {
+      clock: this.clock,
+      network: this.network,
+      random: this.random,
+      endpoint: this.#options.isHostile === true ? this.hostile : this.coordinator,
+      fingerprint: this.coordinator.identity.fingerprint,
+      joinKey: this.coordinator.joinKey,
+    });
+    this.hostile.know(agent.keys);
     this.agents.push(agent);
     return agent;
   }
 
-  /** All agents join, a moment apart, as machines do. */
-  joinAll(): void {
+  /** All agents start, a moment apart, as machines do, and join. */
+  joinAll(gapMs = 50): void {
     for (const agent of this.agents) {
-      this.coordinator.join(agent);
-      this.run(50);
+      agent.start();
+      this.run(gapMs);
     }
+    this.run(20_000, () => this.agents.every((agent) => agent.isJoined));
+  }
+
+  /** The router forgets all its mappings, those of TCP connections too. */
+  rebootNat(site: Site): void {
+    site.nat.reboot();
+    for (const agent of this.agents) if (agent.host.site === site) agent.loseSignalling();
   }
 
   run(milliseconds: number, done?: () => boolean): void {
@@ -70,6 +99,9 @@ export class World {
     return this.clock.now;
   }
 }
+
+/** Do both have a direct path to the other? */
+export const areDirect = (a: SimAgent, b: SimAgent): boolean => a.isDirectTo(b.id) && b.isDirectTo(a.id);
 
 /** A minimal IPv4 packet between two mesh addresses, with a body that says which one it is. */
 export function meshPacket(from: string, to: string, body: Uint8Array): Uint8Array {

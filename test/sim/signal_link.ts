@@ -1,0 +1,208 @@
+/**
+ * The agent's signalling connection in virtual time: what agent/driver/signal_client.ts does with a WebSocket, done on a simulated
+ * stream, with the same Noise channel and the same bytes.
+ *
+ * A stream keeps its order. A lost segment comes late, a dead mapping on the way swallows everything without telling anybody.
+ */
+import { AgentChannel } from "../../shared/signal/channel.ts";
+import {
+  type AgentMessage,
+  type CoordinatorMessage,
+  decodeCoordinatorMessage,
+  encodeMessage,
+  type Hello,
+} from "../../shared/signal/messages.ts";
+import { X25519Key } from "../../shared/session/primitives.ts";
+import type { VirtualClock } from "./clock.ts";
+import type { Host, Network } from "./network.ts";
+import type { SeededRandom } from "./random.ts";
+
+/** One client as the coordinator's end sees it. */
+export interface SignalClient {
+  readonly source: string;
+  receive(bytes: Uint8Array): void;
+  closed(reason: string): void;
+}
+
+/** The coordinator's end of all streams: the hub, or an actor that stands before it. */
+export interface SignalEndpoint {
+  readonly isUp: boolean;
+  open(client: SignalClient): number;
+  receive(connection: number, bytes: Uint8Array): void;
+  closed(connection: number): void;
+}
+
+/** As signal_client.ts. */
+const FIRST_RETRY_MS = 250;
+const MAX_RETRY_MS = 8000;
+const OPEN_TIMEOUT_MS = 8000;
+const SILENCE_TIMEOUT_MS = 25_000;
+/** TCP's smallest retransmission timeout on Linux: how much later a lost segment comes, besides its round trip. */
+const RETRANSMIT_MS = 200;
+
+export interface SignalLinkOptions {
+  readonly clock: VirtualClock;
+  readonly network: Network;
+  readonly random: SeededRandom;
+  readonly host: Host;
+  readonly endpoint: SignalEndpoint;
+  readonly sessionKey: X25519Key;
+  readonly hello: Hello;
+  readonly fingerprint: string;
+  /** The agent's own clock. */
+  readonly now: () => number;
+  readonly onMessage: (message: CoordinatorMessage) => void;
+  readonly onLost: () => void;
+}
+
+/** One TCP connection. */
+interface Stream {
+  connection: number | undefined;
+  channel: AgentChannel;
+  isOpen: boolean;
+  /** Nothing passes any more, and nobody is told. */
+  isDead: boolean;
+  upAt: number;
+  downAt: number;
+}
+
+export class SignalLink {
+  readonly #options: SignalLinkOptions;
+  #stream: Stream | undefined;
+  #retryMs = FIRST_RETRY_MS;
+  #watchdog = 0;
+  #isStopped = false;
+
+  constructor(options: SignalLinkOptions) {
+    this.#options = options;
+  }
+
+  get isOpen(): boolean {
+    return this.#stream?.isOpen === true;
+  }
+
+  start(): void {
+    const { clock, host, endpoint, sessionKey, hello, random, fingerprint } = this.#options;
+    const stream: Stream = {
+      connection: undefined,
+      channel: new AgentChannel({
+        staticKey: sessionKey,
+        ephemeral: new X25519Key(random.bytes(32)),
+        hello,
+        accept: (seen) => seen === fingerprint,
+      }),
+      isOpen: false,
+      isDead: false,
+      upAt: 0,
+      downAt: 0,
+    };
+    this.#stream = stream;
+    this.#watch(OPEN_TIMEOUT_MS);
+    // TCP's and WebSocket's own handshakes: two round trips before the first byte of ours.
+    const roundTripMs = host.delay.upMs + host.delay.downMs;
+    clock.after(roundTripMs + host.delay.upMs, () => {
+      if (this.#stream !== stream || stream.isDead) return;
+      if (!endpoint.isUp) {
+        clock.after(host.delay.downMs, () => this.#lost(stream));
+        return;
+      }
+      stream.connection = endpoint.open({
+        source: host.publicIp,
+        receive: (bytes) => this.#down(stream, () => this.#receive(stream, bytes)),
+        closed: () => this.#down(stream, () => this.#lost(stream)),
+      });
+      this.#down(stream, () => this.#up(stream, stream.channel.start()));
+    });
+  }
+
+  /** Dropped when there is no connection, as the driver does. */
+  send(message: AgentMessage): void {
+    const stream = this.#stream;
+    if (stream?.isOpen === true) this.#up(stream, stream.channel.seal(encodeMessage(message)));
+  }
+
+  /** The process ends: its kernel closes the connection. */
+  stop(): void {
+    this.#isStopped = true;
+    const stream = this.#stream;
+    this.#stream = undefined;
+    if (stream === undefined || stream.isDead) return;
+    const { clock, host, endpoint } = this.#options;
+    clock.after(host.delay.upMs, () => {
+      if (stream.connection !== undefined) endpoint.closed(stream.connection);
+    });
+  }
+
+  /** The mapping that the connection ran through is gone: from here on its bytes reach nobody. */
+  blackhole(): void {
+    if (this.#stream !== undefined) this.#stream.isDead = true;
+  }
+
+  #up(stream: Stream, bytes: Uint8Array): void {
+    const { clock, host, endpoint } = this.#options;
+    stream.upAt = Math.max(stream.upAt, clock.now + host.delay.upMs + this.#lateness());
+    clock.after(stream.upAt - clock.now, () => {
+      if (!stream.isDead && stream.connection !== undefined) endpoint.receive(stream.connection, bytes);
+    });
+  }
+
+  #down(stream: Stream, run: () => void): void {
+    const { clock, host } = this.#options;
+    stream.downAt = Math.max(stream.downAt, clock.now + host.delay.downMs + this.#lateness());
+    clock.after(stream.downAt - clock.now, () => {
+      if (!stream.isDead && this.#stream === stream) run();
+    });
+  }
+
+  #lateness(): number {
+    const { network, random, host } = this.#options;
+    const jitterMs = network.jitterMs === 0 ? 0 : random.next() * network.jitterMs;
+    return random.chance(network.lossPercent)
+      ? jitterMs + RETRANSMIT_MS + host.delay.upMs + host.delay.downMs
+      : jitterMs;
+  }
+
+  #receive(stream: Stream, bytes: Uint8Array): void {
+    const outcome = stream.channel.handle(bytes);
+    this.#watch(SILENCE_TIMEOUT_MS);
+    switch (outcome.type) {
+      case "reply":
+        stream.isOpen = outcome.isOpen;
+        this.#up(stream, outcome.bytes);
+        return;
+      case "message": {
+        const message = decodeCoordinatorMessage(outcome.plaintext);
+        if (message?.type === "clock_request") {
+          const at = this.#options.now();
+          this.send({ type: "clock_reply", id: message.id, receivedAt: at, sentAt: at });
+        }
+        if (message?.type === "welcome") this.#retryMs = FIRST_RETRY_MS;
+        if (message !== undefined) this.#options.onMessage(message);
+        return;
+      }
+      default:
+        this.#lost(stream);
+    }
+  }
+
+  #watch(milliseconds: number): void {
+    const number = ++this.#watchdog;
+    const stream = this.#stream;
+    this.#options.clock.after(milliseconds, () => {
+      if (number === this.#watchdog && stream !== undefined) this.#lost(stream);
+    });
+  }
+
+  #lost(stream: Stream): void {
+    if (this.#stream !== stream) return;
+    const { clock, random, endpoint } = this.#options;
+    this.#stream = undefined;
+    if (!stream.isDead && stream.connection !== undefined) endpoint.closed(stream.connection);
+    this.#options.onLost();
+    const waitMs = this.#retryMs * (0.5 + random.next());
+    this.#retryMs = Math.min(this.#retryMs * 2, MAX_RETRY_MS);
+    clock.after(waitMs, () => {
+      if (!this.#isStopped && this.#stream === undefined) this.start();
+    });
+  }
+}
