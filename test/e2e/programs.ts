@@ -14,8 +14,8 @@ import { type CommandOutput, type Environment, LabProcess, run } from "../lab/pr
 export const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 export const DENO = join(ROOT, "node_modules", ".bin", "deno");
 export const AGENT = join(ROOT, "dist", "tunnelmesh-agent");
-/** Anything that takes longer has hung; ten times what it takes on an idle machine. */
-const PATIENCE_MS = 10_000;
+/** Anything that takes longer has hung: longer than any `--timeout` that a test gives. */
+const PATIENCE_MS = 12_000;
 const LOOPBACK_PORTS = ["--stun-address", "127.0.0.1", "--stun-port", "0", "--stun-alternate-port", "0"];
 
 export class Stage {
@@ -66,7 +66,7 @@ export class Stage {
   agent(arguments_: readonly string[], options: { stateDir?: string; env?: Environment } = {}): Agent {
     const stateDir = options.stateDir ?? this.directory("agent");
     const command = [AGENT, "up", ...arguments_, "--tun", "off", "--state-dir", stateDir, "--log-format", "json"];
-    return new Agent(this.spawn(`agent ${arguments_.join(" ")}`, command, options.env), stateDir);
+    return new Agent(this.spawn("agent", command, options.env), stateDir);
   }
 
   /** Starts an agent of that name with the coordinator's reusable key and waits until it has joined. */
