@@ -1,15 +1,18 @@
-/** Runs the tests on real NATs in network namespaces. Usage: npm run lab -- [--full] [PATTERN...] */
+/** Runs the tests on real NATs in network namespaces. Usage: npm run lab -- [--full | --short] [--json FILE] [PATTERN...] */
 import { closeSync, openSync } from "node:fs";
+import { parseArgs } from "node:util";
 import { labNamespaces, removeStaleLabs } from "../test/lab/namespace.ts";
-import { root, toolEnv } from "./run.ts";
+import { root, run, toolEnv } from "./run.ts";
 
-const USAGE = `Usage: npm run lab -- [--full] [PATTERN...]
+const USAGE = `Usage: npm run lab -- [--full | --short] [--json FILE] [PATTERN...]
 
 Builds small internets out of network namespaces and nftables rules and runs the real programs behind
 real kernel NATs. Needs Linux, root, iproute2, nftables, conntrack and /dev/net/tun; without them it says
 so and counts as skipped (exit code 0).
 
   --full     every repetition and every figure, not one case of each kind (sets LAB_FULL=1)
+  --short    one case of each NAT type and rung, as npm test does
+  --json F   write vitest's JSON report to the file F as well
   --help     this text
   PATTERN    only test files whose path contains it`;
 
@@ -18,11 +21,10 @@ if (arguments_.includes("--help") || arguments_.includes("-h")) {
   console.log(USAGE);
   process.exit(0);
 }
-const unknown = arguments_.find((argument) => argument.startsWith("-") && argument !== "--full");
-if (unknown !== undefined) {
-  console.error(`Unknown option ${unknown}\n\n${USAGE}`);
-  process.exit(2);
-}
+/** Together they have every NAT type at least once, each with another partner. */
+const SHORT =
+  "^pairs of NATs (open x restricted|fullcone x portrestricted|symmetric x restricted|udpblocked x fullcone)";
+const { values, positionals: patterns } = parse();
 
 const obstacle = whatIsMissing();
 if (obstacle !== undefined) {
@@ -30,12 +32,22 @@ if (obstacle !== undefined) {
   process.exit(0);
 }
 
-const patterns = arguments_.filter((argument) => argument !== "--full");
+await run("build", ["bun", "scripts/build.ts", "--agent"]);
 const child = Bun.spawn(
-  ["bun", "--bun", "node_modules/vitest/vitest.mjs", "run", "-c", "vitest.lab.config.ts", ...patterns],
+  [
+    "bun",
+    "--bun",
+    "node_modules/vitest/vitest.mjs",
+    "run",
+    "-c",
+    "vitest.lab.config.ts",
+    ...(values.short ? ["test/lab/direct.test.ts", "-t", SHORT] : []),
+    ...(values.json === undefined ? [] : ["--reporter=default", "--reporter=json", `--outputFile.json=${values.json}`]),
+    ...patterns,
+  ],
   {
     cwd: root,
-    env: toolEnv(arguments_.includes("--full") ? { LAB_FULL: "1" } : {}),
+    env: toolEnv(values.full ? { LAB_FULL: "1" } : {}),
     stdin: "ignore",
     stdout: "inherit",
     stderr: "inherit",
@@ -49,6 +61,23 @@ await removeStaleLabs();
 const remaining = labNamespaces().length;
 if (remaining > 0) console.log(`${remaining} network namespaces of other running labs remain`);
 process.exit(code);
+
+function parse() {
+  try {
+    return parseArgs({
+      args: arguments_,
+      options: {
+        full: { type: "boolean", default: false },
+        short: { type: "boolean", default: false },
+        json: { type: "string" },
+      },
+      allowPositionals: true,
+    });
+  } catch (error) {
+    console.error(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`);
+    return process.exit(2);
+  }
+}
 
 /** The first thing that keeps the lab from running here, with what to do about it. */
 function whatIsMissing(): string | undefined {
