@@ -18,9 +18,7 @@ import {
   type CoordinatorMessage,
   decodeAgentMessage,
   encodeMessage,
-  MAX_PEERS_PER_MESSAGE,
   MAX_UNAUTHENTICATED_BYTES,
-  type PeerEntry,
   REFUSALS,
   type Refusal,
 } from "../../shared/signal/messages.ts";
@@ -34,6 +32,7 @@ import type { StunObservation } from "../stun/stun_server.ts";
 import { advertised, type Reachable } from "./advertised.ts";
 import { AgentClock } from "./clock.ts";
 import { Observations } from "./observations.ts";
+import { PeerList } from "./peer_list.ts";
 import { PunchSchedule } from "./punch_schedule.ts";
 
 /** Chosen by the driver, never used again. */
@@ -94,8 +93,6 @@ const MESSAGE_RATE = { perSecond: 200, burst: 400 };
 const BLOCK_RATE = { perSecond: 1, burst: 5 };
 const PUNCH_RATE = { perSecond: 20, burst: 40 };
 
-/** Changes of the peer list are gathered this long, so that a thousand agents that come back at once cost a few messages each. */
-const PEERS_INTERVAL_MS = 100;
 const OBSERVED_DELAY_MS = 20;
 /** A punch waits this long for the first clock sample of an agent that has just joined. */
 const CLOCK_WAIT_MS = 2000;
@@ -150,15 +147,10 @@ export class Hub {
   readonly #connections = new Map<ConnectionId, Connection>();
   readonly #online = new Map<PeerId, Connection>();
   readonly #tokens = new Map<string, PeerId>();
-  /** The `instance` of each peer's last hello. */
-  readonly #instances = new Map<PeerId, number>();
   readonly #schedule = new PunchSchedule();
-  #peers = new Map<PeerId, PeerRecord>();
+  readonly #peers: PeerList;
   #blocks: Map<PeerId, Set<PeerId>>;
   #waitingPunches: WaitingPunch[] = [];
-  #changedPeers = new Set<PeerId>();
-  #peersDueAt: Instant | undefined;
-  #peersSentAt: Instant | undefined;
   /** The earliest of all connections' deadlines, or earlier: a wake-up too many does no harm. */
   #wakeAt: Instant | undefined;
   #handshakes: TokenBucket | undefined;
@@ -167,7 +159,7 @@ export class Hub {
 
   constructor(options: HubOptions) {
     this.#options = options;
-    for (const peer of options.store.peers("approved")) this.#peers.set(peer.id, peer);
+    this.#peers = new PeerList(options.store.peers("approved"), (id) => this.#online.has(id));
     this.#blocks = options.store.blocks();
   }
 
@@ -226,7 +218,7 @@ export class Hub {
   }
 
   deadline(): Instant | undefined {
-    return earliest(this.#wakeAt, this.#peersDueAt);
+    return earliest(this.#wakeAt, this.#peers.dueAt);
   }
 
   #open(id: ConnectionId, source: string, host: string | undefined, now: Instant): void {
@@ -331,8 +323,6 @@ export class Hub {
       if (!isSameProcess) this.#send(before, refusal("replaced", "never run two agents on one copied state directory"));
       this.#close(before, isSameProcess ? CLOSE_NORMAL : CLOSE_POLICY, "replaced", now);
     }
-    this.#instances.set(peer.id, instance);
-    this.#peers.set(peer.id, peer);
     this.#tokens.set(tokenId, peer.id);
     this.#actions.push({ type: "add_token", id: tokenId, secret });
 
@@ -349,11 +339,8 @@ export class Hub {
       listeners,
     });
     this.#requestClock(connection, agent, now);
-    const others = [...this.#peers.values()].filter(({ id }) => id !== peer.id).map((other) => this.#entry(other));
-    for (let at = 0; at === 0 || at < others.length; at += MAX_PEERS_PER_MESSAGE) {
-      this.#send(connection, { type: "peers", reset: at === 0, peers: others.slice(at, at + MAX_PEERS_PER_MESSAGE) });
-    }
-    this.#peerChanged(peer.id, now);
+    for (const message of this.#peers.messagesFor(peer.id)) this.#send(connection, message);
+    this.#peers.put(peer, instance, now);
     this.#actions.push({ type: "event", event: { event: "agent_joined", id: peer.id, name: peer.name, isNew } });
   }
 
@@ -374,8 +361,8 @@ export class Hub {
           return;
         }
         // The news that this agent has come may still wait to be sent in one go with others: nobody can answer a stranger.
-        const sender = this.#changedPeers.has(agent.id) ? this.#peers.get(agent.id) : undefined;
-        if (sender !== undefined) this.#send(to, { type: "peers", reset: false, peers: [this.#entry(sender)] });
+        const sender = this.#peers.untold(agent.id);
+        if (sender !== undefined) this.#send(to, { type: "peers", reset: false, peers: [sender] });
         this.#send(to, {
           type: "from_peer",
           from: agent.id,
@@ -491,21 +478,10 @@ export class Hub {
     } catch (error) {
       return this.#fail("Cannot read the database again", error);
     }
-    const before = this.#peers;
-    this.#peers = new Map(approved.map((peer) => [peer.id, peer]));
-    for (const [id, peer] of before) {
-      if (this.#peers.has(id)) continue;
+    for (const { id, name } of this.#peers.replace(approved, now)) {
       const connection = this.#online.get(id);
-      if (connection !== undefined)
-        this.#refuse(connection, "removed", "Ask for a new key to join again", now, peer.name);
-      this.#changedPeers.delete(id);
+      if (connection !== undefined) this.#refuse(connection, "removed", "Ask for a new key to join again", now, name);
       this.#sendToAll({ type: "peer_removed", id });
-      this.#instances.delete(id);
-    }
-    for (const peer of approved) {
-      const known = before.get(peer.id);
-      if (known === undefined || known.name !== peer.name || known.meshIPv4 !== peer.meshIPv4)
-        this.#peerChanged(peer.id, now);
     }
     for (const connection of this.#connections.values()) {
       if (connection.stage.name === "pending" && this.#peers.has(connection.stage.applicant.id))
@@ -514,7 +490,7 @@ export class Hub {
   }
 
   #onTime(now: Instant): void {
-    if (this.#peersDueAt !== undefined && this.#peersDueAt <= now) this.#sendChangedPeers(now);
+    if (this.#peers.dueAt !== undefined && this.#peers.dueAt <= now) this.#sendChangedPeers(now);
     if (this.#wakeAt === undefined || this.#wakeAt > now) return;
     this.#wakeAt = undefined;
     this.#waitingPunches = this.#waitingPunches.filter((punch) => punch.until > now);
@@ -556,43 +532,15 @@ export class Hub {
     this.#send(connection, { type: "clock_request", id, ...(isKnown ? { roundTripMs: rttMs } : {}) });
   }
 
-  #peerChanged(id: PeerId, now: Instant): void {
-    this.#changedPeers.add(id);
-    if (this.#peersDueAt !== undefined) return;
-    const next = this.#peersSentAt === undefined ? now : after(this.#peersSentAt, PEERS_INTERVAL_MS);
-    this.#peersDueAt = next > now ? next : now;
-  }
-
   #sendChangedPeers(now: Instant): void {
-    this.#peersDueAt = undefined;
-    this.#peersSentAt = now;
-    const changed = [...this.#changedPeers].flatMap((id) => this.#peers.get(id) ?? []);
-    this.#changedPeers = new Set();
-    for (let at = 0; at < changed.length; at += MAX_PEERS_PER_MESSAGE) {
-      const part = changed.slice(at, at + MAX_PEERS_PER_MESSAGE);
-      const toAll = encodeMessage({ type: "peers", reset: false, peers: part.map((peer) => this.#entry(peer)) });
+    for (const part of this.#peers.takeChanged(now)) {
+      const toAll = encodeMessage({ type: "peers", reset: false, peers: part });
       for (const [id, connection] of this.#online) {
-        if (!part.some((peer) => peer.id === id)) this.#sendEncoded(connection, toAll);
-        else if (part.length > 1) {
-          const others = part.filter((peer) => peer.id !== id).map((peer) => this.#entry(peer));
-          this.#send(connection, { type: "peers", reset: false, peers: others });
-        }
+        const others = part.filter((entry) => entry.id !== id);
+        if (others.length === part.length) this.#sendEncoded(connection, toAll);
+        else if (others.length > 0) this.#send(connection, { type: "peers", reset: false, peers: others });
       }
     }
-  }
-
-  #entry(peer: PeerRecord): PeerEntry {
-    return {
-      id: peer.id,
-      name: peer.name,
-      identity: peer.identity,
-      sessionKey: peer.sessionKey,
-      signature: peer.signature,
-      meshIPv4: peer.meshIPv4,
-      meshIPv6: peer.meshIPv6,
-      online: this.#online.has(peer.id),
-      instance: this.#instances.get(peer.id) ?? 0,
-    };
   }
 
   #refuse(connection: Connection, reason: Refusal, advice: string, now: Instant, name = "an agent"): void {
@@ -626,7 +574,7 @@ export class Hub {
     });
     const peer = this.#peers.get(agent.id);
     if (peer === undefined) return;
-    this.#peerChanged(agent.id, now);
+    this.#peers.change(agent.id, now);
     try {
       // From the store and not from memory: another process may have removed it a moment ago.
       const stored = this.#options.store.peer(agent.id);
