@@ -46,7 +46,7 @@ export type GatheringAction =
   | { readonly type: "close_leg"; readonly leg: Leg }
   /** Candidates or the NAT report have changed. */
   | { readonly type: "changed" }
-  /** Discovery of IPv4 has ended with this result (also when it is the same as before). */
+  /** Discovery of IPv4 has ended with another result than before. */
   | { readonly type: "nat_detected"; readonly result: DiscoveryResult };
 
 interface Family {
@@ -57,7 +57,6 @@ interface Family {
   discovery: NatDiscovery | undefined;
   legs: ReadonlyMap<string, Leg>;
   result: DiscoveryResult | undefined;
-  announced: boolean;
   refreshAt: Instant | undefined;
   refresh: { readonly transactionId: Uint8Array; tries: number } | undefined;
 }
@@ -74,6 +73,8 @@ export class Gathering {
   #interfaces: readonly InterfaceAddress[] = [];
   #nextTestLeg = FIRST_TEST_LEG;
   #generation = 1;
+  #isConnected = true;
+  #announced = "";
   #signature = "";
 
   constructor(random: (bytes: number) => Uint8Array) {
@@ -101,6 +102,11 @@ export class Gathering {
     this.restart(now);
   }
 
+  /** Is there a connection to the coordinator? Without one, silence says nothing about UDP: the coordinator may be away. */
+  setConnected(isConnected: boolean): void {
+    this.#isConnected = isConnected;
+  }
+
   /** Learns everything anew: at start, when the network has changed, when a refresh goes unanswered. */
   restart(now: Instant): void {
     for (const family of this.#families) this.#startDiscovery(family, now);
@@ -110,6 +116,14 @@ export class Gathering {
   retryIfBlocked(now: Instant): void {
     for (const family of this.#families) {
       if (family.result?.udpBlocked === true && family.discovery === undefined) this.#startDiscovery(family, now);
+    }
+  }
+
+  /** A path has died: perhaps a router has forgotten our mapping. Asks at once instead of at the next refresh. */
+  checkMapping(now: Instant): void {
+    for (const family of this.#families) {
+      const isKnown = family.result !== undefined && !family.result.udpBlocked;
+      if (isKnown && family.discovery === undefined && family.refresh === undefined) this.#refresh(family, now);
     }
   }
 
@@ -250,7 +264,6 @@ export class Gathering {
       }
     }
     family.legs = legs;
-    family.announced = false;
     family.discovery = new NatDiscovery({
       servers: family.servers,
       isLocalAddress: (address) => this.isOwn(address),
@@ -270,6 +283,12 @@ export class Gathering {
       if (leg !== undefined) this.#request(leg, request);
     }
     const result = discovery.result();
+    if (result.udpBlocked && !this.#isConnected) {
+      this.#closeTestLegs(family);
+      family.discovery = undefined;
+      family.refreshAt = after(now, REFRESH_MS);
+      return;
+    }
     const isFirstNews = result.publicAddresses.length > 0 || result.isComplete;
     // While a new discovery has heard nothing, what was known before stays.
     if (isFirstNews) {
@@ -282,8 +301,15 @@ export class Gathering {
     this.#closeTestLegs(family);
     family.discovery = undefined;
     family.refreshAt = after(now, result.udpBlocked ? BLOCKED_RETRY_MS : REFRESH_MS);
-    if (!family.announced && family.version === 4) this.#actions.push({ type: "nat_detected", result });
-    family.announced = true;
+    if (family.version === 4) this.#announce(result);
+  }
+
+  /** Only what differs from before is news. */
+  #announce(result: DiscoveryResult): void {
+    const announced = JSON.stringify([this.natReport(), result.publicAddresses[0]]);
+    if (announced === this.#announced) return;
+    this.#announced = announced;
+    this.#actions.push({ type: "nat_detected", result });
   }
 
   #refresh(family: Family, now: Instant): void {
@@ -294,7 +320,11 @@ export class Gathering {
     }
     family.refresh ??= { transactionId: this.#random(12), tries: 0 };
     if (family.refresh.tries++ >= REFRESH_TRIES) {
-      this.#startDiscovery(family, now);
+      if (this.#isConnected) this.#startDiscovery(family, now);
+      else {
+        family.refresh = undefined;
+        family.refreshAt = after(now, REFRESH_MS);
+      }
       return;
     }
     const { transactionId } = family.refresh;
@@ -342,7 +372,6 @@ const makeFamily = (version: 4 | 6): Family => ({
   discovery: undefined,
   legs: new Map(),
   result: undefined,
-  announced: false,
   refreshAt: undefined,
   refresh: undefined,
 });

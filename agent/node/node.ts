@@ -97,6 +97,7 @@ export class Node {
 
   handleSignalState(connected: boolean, now: Instant): void {
     this.#connected = connected;
+    this.#gathering.setConnected(connected);
     if (!connected) {
       this.#toOpen = undefined;
     }
@@ -133,6 +134,8 @@ export class Node {
         const peer = this.#peers.get(message.peer);
         if (peer === undefined || peer.trust !== "pinned") break;
         peer.paths.setAttested(message.attested);
+        // The peer wants a path for a session that we no longer have.
+        if (!peer.session.isEstablished) this.#initiate(peer, now);
         peer.paths.schedule(message.round, message.fireAt as Instant);
         break;
       }
@@ -315,9 +318,11 @@ export class Node {
       this.#addPeer(entry, now);
       return;
     }
-    known.entry = entry;
+    // A coordinator that has restarted does not know the instance until the peer is back: that is no news about the peer.
+    const instance = entry.instance === 0 ? before.instance : entry.instance;
+    known.entry = { ...entry, instance };
     this.#applyTrust(known);
-    if (before.instance !== entry.instance && entry.instance !== 0) {
+    if (before.instance !== instance && before.instance !== 0) {
       // It has restarted and has lost its keys: what it would not understand is not sent.
       known.session.reset();
       known.paths.setEnabled(false, now);
@@ -420,6 +425,14 @@ export class Node {
     this.#gathering.retryIfBlocked(now);
   }
 
+  /** Opens a peer after joining, or after the coordinator was away: what was said meanwhile may not have arrived. */
+  #open(peer: Peer | undefined, now: Instant): void {
+    this.#use(peer, now);
+    if (peer?.session.isEstablished !== true || peer.paths.selected !== undefined) return;
+    this.#tellCandidates(peer, this.#signalRef(peer));
+    peer.paths.hurry(now);
+  }
+
   #tick(now: Instant): void {
     for (const peer of this.#peers.values()) {
       const inUse = isInUse(peer, now);
@@ -427,6 +440,8 @@ export class Node {
       if ((inUse || peer.paths.selected !== undefined) && peer.session.isRekeyDue(now)) this.#initiate(peer, now);
       if (inUse && !peer.session.isEstablished && !peer.session.isHandshaking) this.#initiate(peer, now);
       if (peer.usedAt !== undefined && now - peer.usedAt >= IDLE_MS && peer.paths.selected !== undefined) {
+        const path = this.#selectedRef(peer);
+        if (path !== undefined) this.#sendControl(peer, path, { type: "close", reason: "idle" });
         peer.paths.invalidate("idle");
         peer.paths.setEnabled(false, now);
         peer.session.reset();
@@ -557,6 +572,8 @@ export class Node {
     now: Instant,
   ): void {
     peer.nat = list.nat;
+    // The peer has opened it for a reason: it is not let go again before that shows.
+    if (isIdle(peer, now)) peer.usedAt = now;
     peer.paths.setRemote(list);
     peer.paths.setEnabled(true, now);
     peer.paths.setInUse(isInUse(peer, now), now);
@@ -683,7 +700,7 @@ export class Node {
     if (this.#toOpen !== undefined && (this.#gathering.isReady || now >= this.#toOpen.at)) {
       const { ids } = this.#toOpen;
       this.#toOpen = undefined;
-      for (const id of ids) this.#use(this.#peers.get(id), now);
+      for (const id of ids) this.#open(this.#peers.get(id), now);
     }
     this.#drainAll(now);
   }
@@ -708,6 +725,7 @@ export class Node {
         case "changed":
           for (const peer of this.#peers.values()) {
             if (!peer.session.isEstablished || isIdle(peer, now)) continue;
+            peer.paths.hurry(now);
             this.#tellCandidates(peer, this.#selectedRef(peer) ?? this.#signalRef(peer));
           }
           break;
