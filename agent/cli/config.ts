@@ -34,6 +34,9 @@ export interface AgentConfig {
   readonly udpPort: number | undefined;
   /** False with `--no-direct`. */
   readonly direct: boolean;
+  /** False with `--no-ssh`, and with `--no-websocket`: these relays are then not used. Signalling is a WebSocket all the same. */
+  readonly ssh: boolean;
+  readonly webSocket: boolean;
   /** PEM text of certificates that https coordinators may use besides the system's. */
   readonly caCertificates: string | undefined;
   /** Give up with exit code 7 when not joined by then. Undefined: try for ever. */

@@ -26,6 +26,8 @@ export interface UpOptions extends AgentChoice {
   readonly tunName?: string;
   readonly udpPort?: number;
   readonly direct: boolean;
+  readonly ssh: boolean;
+  readonly websocket: boolean;
   readonly caFile?: string;
   /** Seconds. */
   readonly timeout?: number;
@@ -194,6 +196,8 @@ function createProgram(env: Environment, found: (invocation: Invocation) => void
         .option("--tun-name <name>", "of the network device (default: the first free tm0, tm1, ...)", values.tunName)
         .option("--udp-port <port>", "local UDP port; 0 for any", values.portNumber)
         .option("--no-direct", "never use direct paths")
+        .option("--no-ssh", "never relay through the coordinator's SSH endpoint")
+        .option("--no-websocket", "never relay through the coordinator's WebSocket")
         .option("--ca-file <file>", "PEM file with certificates for https coordinators")
         .option("--timeout <seconds>", "give up when not joined by then (default: never)", values.seconds)
         .addOption(

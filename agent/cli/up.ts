@@ -86,6 +86,8 @@ function makeConfig(
     tunName: options.tunName,
     udpPort: options.udpPort,
     direct: options.direct,
+    ssh: options.ssh,
+    webSocket: options.websocket,
     caCertificates: parts.caCertificates,
     timeoutMs: options.timeout === undefined ? undefined : options.timeout * 1000,
     socketPath: parts.socketPath,

@@ -19,13 +19,20 @@ import {
   FRAME_OVERHEAD_BYTES,
   FRAME_PACKET,
   FRAME_PADDING,
+  FRAME_SWITCH,
   FRAME_TAG_BYTES,
   frameCounter,
   frameReceiver,
   isSealedFrame,
+  readSwitch,
+  SWITCH_BEGIN,
+  SWITCH_BYTES,
+  SWITCH_FENCE,
   writeFragmentHeader,
   writeFrameHeader,
+  writeSwitch,
 } from "../../shared/wire/frame.ts";
+import { PathSwitch } from "./path_switch.ts";
 import { addressKey, destinationKey, sourceKey } from "./ip_packet.ts";
 import {
   FIRST_RELAY_LEG,
@@ -54,6 +61,8 @@ const MAX_PLAINTEXT_BYTES = 65_536;
 
 interface Epoch {
   readonly keys: EpochKeys;
+  /** Epochs of all peers are numbered as they come: a later one's frames are newer. */
+  readonly order: number;
   readonly window: ReplayWindow;
   counter: number;
   confirmed: boolean;
@@ -72,6 +81,8 @@ interface Peer {
   wantedAt: Instant | undefined;
   sendFailedAt: Instant | undefined;
   fragmentId: number;
+  readonly pathSwitch: PathSwitch;
+  switchId: number;
   /** Activity since the last report, and where the newest frame came from. */
   sent: number;
   received: number;
@@ -99,6 +110,7 @@ export class DataPlane implements Plane {
   readonly #frame = new Uint8Array(FRAME_HEADER_BYTES + MAX_PLAINTEXT_BYTES + FRAME_TAG_BYTES);
   readonly #relayBatches = new Map<Leg, { to: Uint8Array; frames: Uint8Array[] }[]>();
   #relayDueAt: Instant | undefined;
+  #nextOrder = 0;
   #datagramSecond: Instant | undefined;
   #datagrams = 0;
 
@@ -135,8 +147,10 @@ export class DataPlane implements Plane {
         break;
       case "select_path": {
         const peer = this.#peer(command.peer);
+        const before = peer.path;
         peer.path = command.path;
         peer.mtu = command.mtu;
+        if (command.isPlanned) this.#markSwitch(peer, before, now);
         this.#flushWaiting(peer, now);
         break;
       }
@@ -146,8 +160,8 @@ export class DataPlane implements Plane {
       case "send_datagram":
         this.#transmit(undefined, command.path, command.bytes, now);
         break;
-      case "receive_frame":
-        this.handleDatagram(command.leg, command.from, command.bytes, now);
+      case "receive_frames":
+        for (const frame of command.frames) this.handleDatagram(command.leg, command.from, frame, now);
         break;
       case "read_counters":
         this.#reportCounters();
@@ -187,7 +201,7 @@ export class DataPlane implements Plane {
     // A relay leg names its sender in fewer bytes than an address.
     if (from.length === peer.from.length) peer.from.set(from);
     else peer.from = from.slice();
-    this.#handlePlaintext(peer, epoch, plaintext, leg, from, now);
+    this.#handlePlaintext(peer, epoch, counter, plaintext, leg, from, now);
   }
 
   handlePacket(packet: Uint8Array, now: Instant): void {
@@ -216,12 +230,13 @@ export class DataPlane implements Plane {
     if (this.#relayDueAt !== undefined && now >= this.#relayDueAt) this.#flushRelays();
     for (const peer of this.#peers.values()) {
       if (peer.activityDueAt !== undefined && now >= peer.activityDueAt) this.#reportActivity(peer, now);
+      if (peer.pathSwitch.deadline !== undefined) this.#handleAll(peer, peer.pathSwitch.overdue(now), now);
     }
   }
 
   deadline(): Instant | undefined {
     let first = this.#relayDueAt;
-    for (const peer of this.#peers.values()) first = earliest(first, peer.activityDueAt);
+    for (const peer of this.#peers.values()) first = earliest(first, peer.activityDueAt, peer.pathSwitch.deadline);
     return first;
   }
 
@@ -240,6 +255,8 @@ export class DataPlane implements Plane {
       wantedAt: undefined,
       sendFailedAt: undefined,
       fragmentId: 0,
+      pathSwitch: new PathSwitch(),
+      switchId: 0,
       sent: 0,
       received: 0,
       activityDueAt: undefined,
@@ -278,6 +295,7 @@ export class DataPlane implements Plane {
   #installEpoch(peer: Peer, keys: EpochKeys, active: boolean, now: Instant): void {
     const epoch: Epoch = {
       keys,
+      order: this.#nextOrder++,
       window: new ReplayWindow(),
       counter: 0,
       confirmed: active,
@@ -316,14 +334,31 @@ export class DataPlane implements Plane {
     this.#io.report({ type: "datagram", leg, from: from.slice(), bytes: bytes.slice(), at: now });
   }
 
-  #handlePlaintext(peer: Peer, epoch: Epoch, plaintext: Uint8Array, leg: Leg, from: Uint8Array, now: Instant): void {
+  #handlePlaintext(
+    peer: Peer,
+    epoch: Epoch,
+    counter: number,
+    plaintext: Uint8Array,
+    leg: Leg,
+    from: Uint8Array,
+    now: Instant,
+  ): void {
     switch (plaintext[0]) {
       case FRAME_PACKET:
-        this.#deliver(peer, plaintext.subarray(1), now);
-        break;
       case FRAME_FRAGMENT: {
-        const packet = peer.reassembly.add(plaintext, now);
-        if (packet !== undefined) this.#deliver(peer, packet, now);
+        const { pathSwitch } = peer;
+        const isHeld =
+          pathSwitch.deadline !== undefined &&
+          pathSwitch.holds(sourceName(leg, from), epoch.order * REJECT_AFTER_FRAMES * 2 + counter, plaintext);
+        if (!isHeld) this.#handleData(peer, plaintext, now);
+        else this.#handleAll(peer, pathSwitch.overdue(now), now);
+        break;
+      }
+      case FRAME_SWITCH: {
+        const mark = readSwitch(plaintext);
+        if (mark?.mark === SWITCH_BEGIN) {
+          this.#handleAll(peer, peer.pathSwitch.begin(mark.id, sourceName(leg, from), now), now);
+        } else if (mark?.mark === SWITCH_FENCE) this.#handleAll(peer, peer.pathSwitch.fence(mark.id), now);
         break;
       }
       case FRAME_CONTROL:
@@ -342,6 +377,26 @@ export class DataPlane implements Plane {
       default:
         this.#drop("unknown frame type");
     }
+  }
+
+  #handleAll(peer: Peer, plaintexts: readonly Uint8Array[], now: Instant): void {
+    for (const plaintext of plaintexts) this.#handleData(peer, plaintext, now);
+  }
+
+  #handleData(peer: Peer, plaintext: Uint8Array, now: Instant): void {
+    const packet = plaintext[0] === FRAME_PACKET ? plaintext.subarray(1) : peer.reassembly.add(plaintext, now);
+    if (packet !== undefined) this.#deliver(peer, packet, now);
+  }
+
+  /** Tells the peer where the old path ends and the new one begins. */
+  #markSwitch(peer: Peer, before: PathRef | undefined, now: Instant): void {
+    const { active, path } = peer;
+    if (active === undefined || before === undefined || path === undefined) return;
+    const id = peer.switchId++ >>> 0;
+    writeSwitch(this.#plaintext, SWITCH_FENCE, id);
+    this.#sealAndSend(peer, active, before, SWITCH_BYTES, now);
+    writeSwitch(this.#plaintext, SWITCH_BEGIN, id);
+    this.#sealAndSend(peer, active, path, SWITCH_BYTES, now);
   }
 
   #deliver(peer: Peer, packet: Uint8Array, now: Instant): void {
@@ -503,3 +558,6 @@ export class DataPlane implements Plane {
     this.#drops[reason] = (this.#drops[reason] ?? 0) + 1;
   }
 }
+
+/** Names the path that a frame came along, for as long as a switch lasts. */
+const sourceName = (leg: Leg, from: Uint8Array): string => `${leg}|${from.join()}`;

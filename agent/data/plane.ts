@@ -30,13 +30,25 @@ export type PlaneCommand =
   | { readonly type: "activate_epoch"; readonly peer: PeerSlot; readonly localIndex: number }
   | { readonly type: "drop_epoch"; readonly peer: PeerSlot; readonly localIndex: number }
   /** The path that carries this peer's IP packets. Undefined: none; packets are reported as `wanted` and the newest few are kept. */
-  | { readonly type: "select_path"; readonly peer: PeerSlot; readonly path: PathRef | undefined; readonly mtu: number }
+  | {
+      readonly type: "select_path";
+      readonly peer: PeerSlot;
+      readonly path: PathRef | undefined;
+      readonly mtu: number;
+      /** The old path still works: mark its end, so that the peer can keep the order (path_switch.ts). */
+      readonly isPlanned: boolean;
+    }
   /** Seal one control frame and send it along a path that need not be the selected one. */
   | { readonly type: "send_control"; readonly peer: PeerSlot; readonly path: PathRef; readonly body: Uint8Array }
   /** Send bytes as they are: STUN, handshake. */
   | { readonly type: "send_datagram"; readonly path: PathRef; readonly bytes: Uint8Array }
-  /** Bytes that came in on a relay leg. */
-  | { readonly type: "receive_frame"; readonly leg: Leg; readonly from: Uint8Array; readonly bytes: Uint8Array }
+  /** What came in on a relay leg from one peer, in order. `from` is the `to` of the way back. */
+  | {
+      readonly type: "receive_frames";
+      readonly leg: Leg;
+      readonly from: Uint8Array;
+      readonly frames: readonly Uint8Array[];
+    }
   /** The mesh addresses (16 bytes each, IPv4-mapped for IPv4) that are this peer's: packets to them go there, packets from elsewhere are dropped. */
   | { readonly type: "set_peer"; readonly peer: PeerSlot; readonly addresses: readonly Uint8Array[] }
   /** Our own mesh addresses: what peers send to any other address is dropped, so that nobody uses this machine as a router. */

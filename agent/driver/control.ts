@@ -68,7 +68,7 @@ export class Control implements AgentControl {
       online: peer.entry.online,
       path,
       why: peer.why,
-      better: path === null ? [{ kind: "direct", reason: peer.why }] : [],
+      better: path?.kind === "direct" ? [] : [{ kind: "direct", reason: peer.why }],
       help: [],
       nat: { local, remote },
       history: this.#history(peer),
@@ -88,6 +88,8 @@ export class Control implements AgentControl {
       if (signal.aborted || left() <= 0) return;
       const sentAt = this.#agent.now();
       const result = await this.#agent.echo(peer.id, Math.min(PING_TIMEOUT_MS, left()), signal);
+      // Interrupted while it was under way, it is neither answered nor lost.
+      if (result === undefined && signal.aborted) return;
       if (result === undefined) onEvent({ seq, lost: true });
       else onEvent({ seq, rttMs: round(result.roundTripMs), path: result.path });
       if (options.untilDirect && result?.path === "direct") return;
@@ -176,12 +178,12 @@ export class Control implements AgentControl {
     if (condition.for === "joined") return true;
     const peer = this.#find(condition.peer);
     if (peer === undefined) return false;
-    return condition.for === "direct" ? peer.pair !== undefined : peer.pair !== undefined || peer.entry.online;
+    return condition.for === "direct" ? peer.route?.kind === "direct" : peer.route !== undefined;
   }
 
-  /** Waiting for a direct path is a use of the peer: otherwise an idle one would be waited for in vain. */
+  /** Waiting for a path is a use of the peer: otherwise an idle one would be waited for in vain. */
   #useIfKnown(condition: WaitCondition): void {
-    if (condition.for !== "direct") return;
+    if (condition.for === "joined") return;
     const peer = this.#find(condition.peer);
     if (peer !== undefined) this.#agent.use(peer.id);
   }
@@ -191,7 +193,7 @@ export class Control implements AgentControl {
     if (peer === undefined) {
       throw new UserError(EXIT.peerUnavailable, `There is no peer "${name}"; "tunnelmesh-agent peers" lists them`);
     }
-    if (peer.trust !== "pinned" || (!peer.entry.online && peer.pair === undefined)) {
+    if (peer.trust !== "pinned" || (!peer.entry.online && peer.route === undefined)) {
       throw new UserError(EXIT.peerUnavailable, peer.why);
     }
     return peer;
@@ -225,15 +227,21 @@ export class Control implements AgentControl {
   }
 
   #path(peer: PeerView): PathStatus | null {
-    const { pair } = peer;
-    if (pair === undefined) return null;
+    const { route } = peer;
+    if (route === undefined) return null;
+    const since = new Date(peer.selectedAtUnixMs ?? 0).toISOString();
+    const rttMs = peer.rttMs === undefined ? null : round(peer.rttMs);
+    if (route.kind !== "direct") {
+      return { kind: route.kind, legs: route.legs, localAddress: null, remoteAddress: null, rttMs, since };
+    }
+    const { pair } = route;
     return {
       kind: "direct",
       legs: null,
       localAddress: this.#agent.localAddressTo(pair.remote.ip) ?? null,
       remoteAddress: formatTransportAddress(pair.remote),
-      rttMs: pair.rttMs === undefined ? null : round(pair.rttMs),
-      since: new Date(peer.selectedAtUnixMs ?? 0).toISOString(),
+      rttMs,
+      since,
     };
   }
 

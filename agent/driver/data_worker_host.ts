@@ -153,8 +153,8 @@ function defaultWorkerUrl(): URL {
 /** Structured cloning takes the whole buffer behind a view along: cut the few bytes out of a large one. */
 function compact(command: Command): Command {
   switch (command.type) {
-    case "receive_frame":
-      return { ...command, from: own(command.from), bytes: own(command.bytes) };
+    case "receive_frames":
+      return { ...command, from: own(command.from), frames: command.frames.map(own) };
     case "send_datagram":
       return { ...command, path: { ...command.path, to: own(command.path.to) }, bytes: own(command.bytes) };
     case "send_control":

@@ -8,16 +8,23 @@ import { assertNever } from "../../shared/assert.ts";
 import { formatTransportAddress } from "../../shared/address.ts";
 import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
 import { FEATURES } from "../../shared/session/peer_session.ts";
-import { type CoordinatorMessage, type Hello, PROTOCOL_VERSION, type Refusal } from "../../shared/signal/messages.ts";
+import {
+  type CoordinatorMessage,
+  type Hello,
+  PROTOCOL_VERSION,
+  type Refusal,
+  type RelayLeg,
+} from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { AgentConfig } from "../cli/config.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../node/contract.ts";
-import { DATA_LEG_IPV4, DATA_LEG_IPV6, Node } from "../node/node.ts";
+import { DATA_LEG_IPV4, DATA_LEG_IPV6, Node, RELAY_LEGS } from "../node/node.ts";
 import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
 import { MeshRoutes } from "./mesh_routes.ts";
+import { Relays } from "./relays.ts";
 import { SignalClient } from "./signal_client.ts";
 import { usableAddresses } from "./usable_addresses.ts";
 
@@ -63,6 +70,7 @@ export class MeshAgent {
   readonly node: Node;
   readonly #worker: DataWorkerHost;
   readonly #signal: SignalClient;
+  readonly #relays: Relays;
   readonly #withLoopback: boolean;
   readonly #now: () => Instant;
   readonly #meshAddresses = new Set<string>();
@@ -117,10 +125,21 @@ export class MeshAgent {
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
     });
+    const webSocket = config.caCertificates === undefined ? {} : { tls: { ca: config.caCertificates } };
+    this.#relays = new Relays({
+      url: config.coordinatorUrl,
+      webSocket,
+      account: { id: identity.id, stateDir: config.state.dir },
+      useSsh: config.ssh,
+      useWebSocket: config.webSocket,
+      requestToken: () => this.#signal.send({ type: "relay_token_request" }),
+      onState: (kind, isUp) => this.#step((now) => this.node.handleRelayState(kind, isUp, now)),
+      onFrames: (kind, peer, frames) => this.#onRelayFrames(kind, peer, frames),
+    });
     const instance = randomInt(1, 2 ** 47);
     this.#signal = new SignalClient({
       url: config.coordinatorUrl,
-      caCertificates: config.caCertificates,
+      webSocket,
       sessionKey: identity.sessionKey,
       hello: () => this.#hello(instance),
       accept: (fingerprint) => this.#acceptCoordinator(fingerprint),
@@ -212,6 +231,7 @@ export class MeshAgent {
     await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS));
     clearTimeout(this.#timer);
     this.#signal.stop();
+    this.#relays.stop();
     this.#routes?.close();
     await this.#worker.stop();
     this.#ended.resolve(undefined);
@@ -353,6 +373,7 @@ export class MeshAgent {
       this.#lastProblem = problem;
     }
     // The node hears of a connection with `welcome`: before, the coordinator takes nothing but a hello.
+    if (!connected) this.#relays.handleSignallingLost();
     if (!connected) this.#step((now) => this.node.handleSignalState(false, now));
   }
 
@@ -387,11 +408,21 @@ export class MeshAgent {
           this.node.handleSignalState(true, now);
           this.node.handleSignal(message, now);
         });
+        this.#relays.handleWelcome(message.ssh);
         void this.#afterWelcome();
+        return;
+      case "relay_token":
+        this.#relays.handleToken(message.token);
         return;
       default:
         this.#step((now) => this.node.handleSignal(message, now));
     }
+  }
+
+  /** The way into the data path is short: only who sent them is looked up. */
+  #onRelayFrames(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]): void {
+    const from = this.node.relaySource(peer);
+    if (from !== undefined) this.#worker.send({ type: "receive_frames", leg: RELAY_LEGS[kind], from, frames });
   }
 
   async #afterWelcome(): Promise<void> {
@@ -485,6 +516,7 @@ export class MeshAgent {
   #onNetworkChanged(): void {
     this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now));
     this.#signal.retryNow();
+    this.#relays.retryNow();
   }
 
   #interfaces() {
@@ -517,6 +549,15 @@ export class MeshAgent {
         break;
       case "close_leg":
         this.#worker.send({ type: "close_udp", leg: action.leg });
+        break;
+      case "relay_open":
+        this.#relays.open(action.kind, action.peer);
+        break;
+      case "relay_close":
+        this.#relays.close(action.kind, action.peer);
+        break;
+      case "relay_send":
+        this.#relays.send(action.kind, action.peer, action.frames);
         break;
       case "event":
         this.#onEvent(action.event);

@@ -14,6 +14,7 @@ import {
 } from "../../shared/signal/messages.ts";
 import { X25519Key } from "../../shared/session/primitives.ts";
 import type { Instant } from "../../shared/time.ts";
+import { BunWebSocket, owned, type WebSocketOptions } from "./bun_websocket.ts";
 
 /** Where the coordinator takes signalling. */
 export const SIGNAL_PATH = "/v1/signal";
@@ -29,7 +30,7 @@ const SILENCE_TIMEOUT_MS = 25_000;
 export interface SignalClientOptions {
   /** http or https URL of the coordinator. */
   readonly url: string;
-  readonly caCertificates: string | undefined;
+  readonly webSocket: WebSocketOptions;
   readonly sessionKey: X25519Key;
   readonly hello: () => Hello;
   readonly accept: (fingerprint: string) => boolean;
@@ -40,12 +41,6 @@ export interface SignalClientOptions {
   /** The coordinator's key is not the one we expect: retrying is of no use. */
   readonly onWrongFingerprint: (fingerprint: string) => void;
 }
-
-/** Bun's WebSocket takes TLS options, which the standard's constructor does not know. */
-const BunWebSocket = WebSocket as unknown as new (
-  url: string,
-  options: { readonly tls?: { readonly ca: string } },
-) => WebSocket;
 
 export class SignalClient {
   readonly #options: SignalClientOptions;
@@ -89,7 +84,7 @@ export class SignalClient {
   }
 
   #connect(): void {
-    const { url, caCertificates, sessionKey, accept } = this.#options;
+    const { url, webSocket, sessionKey, accept } = this.#options;
     const channel = new AgentChannel({
       staticKey: sessionKey,
       ephemeral: new X25519Key(new Uint8Array(randomBytes(32))),
@@ -97,7 +92,7 @@ export class SignalClient {
       accept,
     });
     const target = url.replace(/^http/, "ws") + SIGNAL_PATH;
-    const socket = new BunWebSocket(target, caCertificates === undefined ? {} : { tls: { ca: caCertificates } });
+    const socket = new BunWebSocket(target, webSocket);
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#channel = channel;
@@ -178,6 +173,3 @@ export class SignalClient {
     this.#retryTimer = setTimeout(() => this.#connect(), wait);
   }
 }
-
-/** WebSocket's types want bytes that are not shared between threads. */
-const owned = (bytes: Uint8Array): Uint8Array<ArrayBuffer> => new Uint8Array(bytes);

@@ -2,12 +2,12 @@
 import type { TransportAddress } from "../../shared/address.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { X25519Key } from "../../shared/session/primitives.ts";
-import type { AgentMessage, PeerEntry } from "../../shared/signal/messages.ts";
+import type { AgentMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { Leg, PlaneCommand } from "../data/plane.ts";
 import type { NatLabel } from "../path/nat_behavior.ts";
-import type { Pair } from "../path/pair.ts";
-import type { PathChange, PathKind, PeerTrust } from "./peer.ts";
+import type { PathKind, Route } from "./ladder.ts";
+import type { PathChange, PeerTrust } from "./peer.ts";
 
 export interface NodeEnvironment {
   random(bytes: number): Uint8Array;
@@ -44,6 +44,15 @@ export type NodeAction =
   | { readonly type: "plane"; readonly command: PlaneCommand }
   | { readonly type: "open_leg"; readonly leg: Leg; readonly family: 4 | 6 }
   | { readonly type: "close_leg"; readonly leg: Leg }
+  /** Bind, or let go, this peer on a relay connection. */
+  | { readonly type: "relay_open"; readonly kind: RelayLeg; readonly peer: PeerId }
+  | { readonly type: "relay_close"; readonly kind: RelayLeg; readonly peer: PeerId }
+  | {
+      readonly type: "relay_send";
+      readonly kind: RelayLeg;
+      readonly peer: PeerId;
+      readonly frames: readonly Uint8Array[];
+    }
   | { readonly type: "event"; readonly event: NodeEvent };
 
 export type NodeEvent =
@@ -83,7 +92,8 @@ export interface PeerView {
   readonly id: PeerId;
   readonly entry: PeerEntry;
   readonly trust: PeerTrust;
-  readonly pair: Pair | undefined;
+  readonly route: Route | undefined;
+  readonly rttMs: number | undefined;
   readonly selectedAtUnixMs: number | undefined;
   readonly nat: NatReport | undefined;
   readonly inUse: boolean;

@@ -7,12 +7,12 @@
  * does not need the coordinator.
  */
 import { assertNever } from "../../shared/assert.ts";
-import { cidrContains, ipBytes, type TransportAddress, unpackAddress } from "../../shared/address.ts";
+import { cidrContains, ipBytes, isIPv6, type TransportAddress, unpackAddress } from "../../shared/address.ts";
 import { equalBytes, toHex } from "../../shared/bytes.ts";
 import { HandshakeGuard } from "../../shared/session/handshake_guard.ts";
 import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.ts";
 import { openInitiation, PeerSession } from "../../shared/session/peer_session.ts";
-import type { CoordinatorMessage, PeerEntry } from "../../shared/signal/messages.ts";
+import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import { decodeControl, encodeControl, type ControlMessage } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
@@ -23,10 +23,14 @@ import { natLabel } from "../path/nat_behavior.ts";
 import { PeerPaths } from "../path/peer_paths.ts";
 import type { NodeAction, NodeEvent, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
+import { chooseRoute, isSameRoute } from "./ladder.ts";
 import { IDLE_MS, isIdle, isInUse, type Peer, remember, whySentence } from "./peer.ts";
 
 /** The leg of sealed frames that travel as signalling messages. `to` is the peer's slot in four bytes. */
 export const SIGNAL_LEG: Leg = FIRST_RELAY_LEG;
+/** The legs of the relay connections. `to` is the peer's slot here too. */
+export const RELAY_LEGS: Readonly<Record<RelayLeg, Leg>> = { websocket: FIRST_RELAY_LEG + 1, ssh: FIRST_RELAY_LEG + 2 };
+const RELAY_KINDS: readonly RelayLeg[] = ["ssh", "websocket"];
 /** Data legs: the two UDP sockets that carry everything. */
 export const DATA_LEG_IPV4: Leg = 1;
 export const DATA_LEG_IPV6: Leg = 2;
@@ -34,6 +38,12 @@ export const DATA_LEG_IPV6: Leg = 2;
 /** UDP payload that fits a path of 1500 bytes, less 8 UDP and 20 or 40 IP. Path MTU discovery comes with the fast data path. */
 const MTU_IPV4 = 1472;
 const MTU_IPV6 = 1452;
+/** A relay's transport is a byte stream: any frame that its length field can say will do. */
+const MTU_RELAY = 65_000;
+/** The round trip of a relayed path in use is measured this often. */
+const RELAY_ECHO_MS = 5000;
+/** The sequence number of our own echoes, which no ping uses. */
+const OWN_ECHO = 0;
 /** Peers opened at once on joining. */
 const OPEN_ON_JOIN = 16;
 /** How long joining waits for our own addresses before handshakes go out without them. */
@@ -54,6 +64,7 @@ export class Node {
   readonly #gathering: Gathering;
   #nextSlot = 1;
   #connected = false;
+  readonly #relays: Record<RelayLeg, boolean> = { ssh: false, websocket: false };
   /** Peers to open once our own addresses are known. */
   #toOpen: { readonly ids: readonly PeerId[]; readonly at: Instant } | undefined;
   #isFirstList = false;
@@ -104,6 +115,23 @@ export class Node {
     this.#settle(now);
   }
 
+  /** A relay connection is open, or gone. */
+  handleRelayState(kind: RelayLeg, isUp: boolean, now: Instant): void {
+    if (this.#relays[kind] === isUp) return;
+    this.#relays[kind] = isUp;
+    for (const peer of this.#peers.values()) {
+      if (isUp && peer.session.isEstablished) this.#actions.push({ type: "relay_open", kind, peer: peer.id });
+      this.#updateRoute(peer, isUp ? `the ${kind} relay is there` : `the ${kind} relay was lost`, now);
+    }
+    this.#settle(now);
+  }
+
+  /** Where frames of this peer that came in on a relay belong: the `from` for the data path. Undefined: nobody we listen to. */
+  relaySource(id: PeerId): Uint8Array | undefined {
+    const peer = this.#peers.get(id);
+    return peer === undefined || peer.trust !== "pinned" ? undefined : packedSlot(peer.slot);
+  }
+
   handleSignal(message: CoordinatorMessage, now: Instant): void {
     switch (message.type) {
       case "welcome":
@@ -121,7 +149,7 @@ export class Node {
         this.#handlePeers(message.reset, message.peers, now);
         break;
       case "peer_removed":
-        this.#removePeer(message.id);
+        this.#removePeer(message.id, now);
         break;
       case "from_peer": {
         const peer = this.#peers.get(message.from);
@@ -145,8 +173,14 @@ export class Node {
       case "pending":
       case "refused":
       case "relay_token":
-      case "peer_leg":
         break;
+      case "peer_leg": {
+        const peer = this.#peers.get(message.peer);
+        if (peer === undefined) break;
+        peer.remoteLeg = message.leg;
+        this.#updateRoute(peer, message.leg === null ? "the peer has lost its relays" : "relayed at once", now);
+        break;
+      }
       default:
         assertNever(message);
     }
@@ -176,9 +210,11 @@ export class Node {
         this.#initiate(this.#bySlot.get(report.peer), now);
         break;
       case "relay_frames": {
-        const peer = report.leg === SIGNAL_LEG ? this.#bySlot.get(slotOf(report.to)) : undefined;
+        const peer = this.#bySlot.get(slotOf(report.to));
         if (peer === undefined) break;
-        for (const body of report.frames) this.#signal({ type: "to_peer", to: peer.id, body });
+        const kind = RELAY_KINDS.find((candidate) => RELAY_LEGS[candidate] === report.leg);
+        if (kind !== undefined) this.#actions.push({ type: "relay_send", kind, peer: peer.id, frames: report.frames });
+        else for (const body of report.frames) this.#signal({ type: "to_peer", to: peer.id, body });
         break;
       }
       case "send_failed":
@@ -202,7 +238,7 @@ export class Node {
     const peer = this.#peers.get(id);
     if (peer === undefined || peer.trust !== "pinned") return false;
     this.#use(peer, now);
-    if (peer.paths.selected === undefined) {
+    if (peer.route === undefined) {
       peer.waitingEchoes = [...peer.waitingEchoes.slice(1 - MAX_WAITING_ECHOES), sequence];
     } else {
       this.#sendEcho(peer, sequence, now);
@@ -219,7 +255,7 @@ export class Node {
 
   /** The trust store has changed: look at every peer again. */
   handleTrustChange(now: Instant): void {
-    for (const peer of this.#peers.values()) this.#applyTrust(peer);
+    for (const peer of this.#peers.values()) this.#applyTrust(peer, now);
     const blocked = [...this.#peers.values()].filter((peer) => peer.trust === "blocked").map((peer) => peer.id);
     if (this.#connected) this.#signal({ type: "block", peers: blocked });
     this.#settle(now);
@@ -228,7 +264,7 @@ export class Node {
   /** The agent stops: tell the peers, so that they need not find out. */
   close(now: Instant): void {
     for (const peer of this.#peers.values()) {
-      const path = this.#selectedRef(peer);
+      const path = this.#routeRef(peer);
       if (path !== undefined) this.#sendControl(peer, path, { type: "close", reason: "stopping" });
     }
     if (this.#connected) this.#signal({ type: "leave" });
@@ -276,7 +312,8 @@ export class Node {
       id: peer.id,
       entry: peer.entry,
       trust: peer.trust,
-      pair: peer.paths.selected,
+      route: peer.route,
+      rttMs: peer.route?.kind === "direct" ? peer.route.pair.rttMs : peer.relayRttMs,
       selectedAtUnixMs: peer.selectedAtUnixMs,
       nat: peer.nat,
       inUse: isInUse(peer, now),
@@ -314,19 +351,17 @@ export class Node {
     }
     const before = known.entry;
     if (!equalBytes(before.sessionKey, entry.sessionKey)) {
-      this.#removePeer(entry.id);
+      this.#removePeer(entry.id, now);
       this.#addPeer(entry, now);
       return;
     }
     // A coordinator that has restarted does not know the instance until the peer is back: that is no news about the peer.
     const instance = entry.instance === 0 ? before.instance : entry.instance;
     known.entry = { ...entry, instance };
-    this.#applyTrust(known);
+    this.#applyTrust(known, now);
     if (before.instance !== instance && before.instance !== 0) {
       // It has restarted and has lost its keys: what it would not understand is not sent.
-      known.session.reset();
-      known.paths.setEnabled(false, now);
-      known.paths.invalidate("the peer has restarted");
+      this.#letGo(known, "the peer has restarted", now);
     }
     if (entry.online && !before.online) {
       this.#event({ type: "peer_online", id: entry.id, name: entry.name });
@@ -367,6 +402,10 @@ export class Node {
       handshakesSent: 0,
       initiationsHeard: { second: now, count: 0 },
       waitingEchoes: [],
+      route: undefined,
+      remoteLeg: null,
+      relayRttMs: undefined,
+      relayEchoAt: undefined,
       rxBytes: 0,
       txBytes: 0,
       history: [],
@@ -375,12 +414,12 @@ export class Node {
     this.#bySlot.set(slot, peer);
     this.#bySessionKey.set(toHex(entry.sessionKey), peer);
     peer.paths.setLegs(this.#legs);
-    this.#applyTrust(peer);
+    this.#applyTrust(peer, now);
     if (entry.online) this.#event({ type: "peer_online", id: entry.id, name: entry.name });
   }
 
   /** What the trust store says of this name and id, and what follows for routes and keys. */
-  #applyTrust(peer: Peer): void {
+  #applyTrust(peer: Peer, now: Instant): void {
     const verdict = this.#options.trust.check(peer.entry.name, peer.id);
     const trust = verdict === "new" ? "pinned" : verdict;
     if (verdict === "new") this.#options.trust.pin(peer.entry.name, peer.id);
@@ -395,23 +434,35 @@ export class Node {
       return;
     }
     if (trust === "changed") this.#event({ type: "key_changed", id: peer.id, name: peer.entry.name });
-    this.#shut(peer);
+    this.#shut(peer, now);
+  }
+
+  /** Forgets keys and paths of a peer that has stopped, restarted, is refused or idle. Its next use begins anew. */
+  #letGo(peer: Peer, reason: string, now: Instant): void {
+    const hadSession = peer.session.isEstablished;
+    peer.session.reset();
+    this.#drainSession(peer, undefined, now);
+    peer.paths.setEnabled(false, now);
+    peer.paths.invalidate(reason);
+    this.#drainPaths(peer, now);
+    for (const kind of RELAY_KINDS) {
+      if (hadSession && this.#relays[kind]) this.#actions.push({ type: "relay_close", kind, peer: peer.id });
+    }
+    peer.remoteLeg = null;
+    this.#updateRoute(peer, reason, now);
   }
 
   /** Ends everything with a peer: keys, paths, routes. */
-  #shut(peer: Peer): void {
-    peer.session.reset();
-    this.#drainSession(peer, undefined);
-    peer.paths.setEnabled(false, 0 as Instant);
-    peer.paths.invalidate("the peer is refused");
+  #shut(peer: Peer, now: Instant): void {
+    this.#letGo(peer, "the peer is refused", now);
     this.#actions.push({ type: "plane", command: { type: "remove_peer", peer: peer.slot } });
     this.#event({ type: "route_removed", id: peer.id, meshIPv4: peer.entry.meshIPv4, meshIPv6: peer.entry.meshIPv6 });
   }
 
-  #removePeer(id: PeerId): void {
+  #removePeer(id: PeerId, now: Instant): void {
     const peer = this.#peers.get(id);
     if (peer === undefined) return;
-    this.#shut(peer);
+    this.#shut(peer, now);
     this.#peers.delete(id);
     this.#bySlot.delete(peer.slot);
     this.#bySessionKey.delete(toHex(peer.entry.sessionKey));
@@ -437,15 +488,14 @@ export class Node {
     for (const peer of this.#peers.values()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);
-      if ((inUse || peer.paths.selected !== undefined) && peer.session.isRekeyDue(now)) this.#initiate(peer, now);
+      if ((inUse || peer.route !== undefined) && peer.session.isRekeyDue(now)) this.#initiate(peer, now);
       if (inUse && !peer.session.isEstablished && !peer.session.isHandshaking) this.#initiate(peer, now);
-      if (peer.usedAt !== undefined && now - peer.usedAt >= IDLE_MS && peer.paths.selected !== undefined) {
-        const path = this.#selectedRef(peer);
+      if (peer.usedAt !== undefined && now - peer.usedAt >= IDLE_MS && peer.route !== undefined) {
+        const path = this.#routeRef(peer);
         if (path !== undefined) this.#sendControl(peer, path, { type: "close", reason: "idle" });
-        peer.paths.invalidate("idle");
-        peer.paths.setEnabled(false, now);
-        peer.session.reset();
+        this.#letGo(peer, "idle", now);
       }
+      this.#measureRelay(peer, inUse, now);
     }
   }
 
@@ -453,7 +503,7 @@ export class Node {
 
   #initiate(peer: Peer | undefined, now: Instant): void {
     if (peer === undefined || peer.trust !== "pinned" || peer.session.isHandshaking) return;
-    if (peer.paths.selected === undefined && !(this.#connected && peer.entry.online)) return;
+    if (peer.route === undefined && !(this.#connected && peer.entry.online)) return;
     peer.handshakesSent = 0;
     // Host candidates only after the peer has authenticated, which it has when there are keys already.
     const list = this.#gathering.candidates(peer.session.isEstablished);
@@ -468,7 +518,7 @@ export class Node {
       case "sealed":
         this.#actions.push({
           type: "plane",
-          command: { type: "receive_frame", leg: SIGNAL_LEG, from: packedSlot(peer.slot), bytes: body },
+          command: { type: "receive_frames", leg: SIGNAL_LEG, from: packedSlot(peer.slot), frames: [body] },
         });
         break;
       case "stun":
@@ -496,7 +546,7 @@ export class Node {
       this.#drainSession(peer, way, now);
       return;
     }
-    const source = way === undefined ? undefined : unpackAddress(way.to).ip;
+    const source = way === undefined || way.leg >= FIRST_RELAY_LEG ? undefined : unpackAddress(way.to).ip;
     const admission = this.#guard.admit(bytes, source, packet.senderIndex, now);
     if (!admission.admitted) {
       if (admission.cookieReply !== undefined && way !== undefined) this.#sendDatagram(way, admission.cookieReply);
@@ -522,7 +572,7 @@ export class Node {
   }
 
   /** @param way where handshake bytes go: back where the question came from, or undefined to choose */
-  #drainSession(peer: Peer, way: PathRef | undefined, now: Instant = 0 as Instant): void {
+  #drainSession(peer: Peer, way: PathRef | undefined, now: Instant): void {
     for (let action = peer.session.poll(); action !== undefined; action = peer.session.poll()) {
       switch (action.type) {
         case "send_handshake":
@@ -550,15 +600,17 @@ export class Node {
           assertNever(action);
       }
     }
-    if (!peer.session.isEstablished && peer.paths.selected !== undefined) {
+    if (!peer.session.isEstablished && peer.route !== undefined) {
       peer.paths.invalidate("the session has ended");
       peer.paths.setEnabled(false, now);
+      this.#drainPaths(peer, now);
+      this.#updateRoute(peer, "the session has ended", now);
     }
   }
 
   #sendHandshake(peer: Peer, bytes: Uint8Array, way: PathRef | undefined): void {
     peer.handshakesSent++;
-    const path = way ?? this.#selectedRef(peer);
+    const path = way ?? this.#routeRef(peer);
     if (path !== undefined) this.#sendDatagram(path, bytes);
     // A path that is being rekeyed may have died unnoticed: a retry goes through signalling as well.
     if (way === undefined && (path === undefined || peer.handshakesSent > 1)) this.#signalTo(peer, bytes);
@@ -577,10 +629,14 @@ export class Node {
     peer.paths.setRemote(list);
     peer.paths.setEnabled(true, now);
     peer.paths.setInUse(isInUse(peer, now), now);
+    for (const kind of RELAY_KINDS) {
+      if (this.#relays[kind]) this.#actions.push({ type: "relay_open", kind, peer: peer.id });
+    }
+    this.#updateRoute(peer, "relayed at once", now);
     if (initiator) {
       // The first sealed frame proves to the responder that we have the keys; it carries the candidates that the initiation could not.
-      this.#tellCandidates(peer, way ?? this.#selectedRef(peer) ?? this.#signalRef(peer));
-    } else if (way === undefined && peer.paths.selected === undefined && this.#options.useDirect) {
+      this.#tellCandidates(peer, way ?? this.#routeRef(peer) ?? this.#signalRef(peer));
+    } else if (peer.paths.selected === undefined && this.#options.useDirect) {
       // The response is on its way to the initiator; the coordinator's punch follows it there.
       this.#requestPunch(peer);
     }
@@ -596,7 +652,11 @@ export class Node {
   #handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void {
     const kind = datagramKind(bytes);
     if (kind === "stun") this.#gathering.handleStun(bytes, now);
-    else if (kind === "handshake") this.#handleHandshake(bytes, undefined, { leg, to: from }, now);
+    else if (kind === "handshake") {
+      // On a relay the coordinator vouches for the sender, and `from` is the sender's slot.
+      const sender = leg >= FIRST_RELAY_LEG ? this.#bySlot.get(slotOf(from)) : undefined;
+      if (leg < FIRST_RELAY_LEG || sender !== undefined) this.#handleHandshake(bytes, sender, { leg, to: from }, now);
+    }
   }
 
   #handleControl(report: PlaneReport & { readonly type: "control" }, now: Instant): void {
@@ -620,7 +680,12 @@ export class Node {
         break;
       case "echo_answer": {
         const roundTripMs = report.at - message.time / 1000;
-        this.#event({ type: "echo_answer", id: peer.id, sequence: message.sequence, roundTripMs, path: "direct" });
+        if (message.sequence === OWN_ECHO) {
+          peer.relayRttMs = roundTripMs;
+          break;
+        }
+        const path = isUdp ? "direct" : (peer.route?.kind ?? "websocket");
+        this.#event({ type: "echo_answer", id: peer.id, sequence: message.sequence, roundTripMs, path });
         break;
       }
       case "candidates":
@@ -628,10 +693,10 @@ export class Node {
         peer.paths.setRemote(message.list);
         break;
       case "close":
-        peer.session.reset();
-        peer.paths.setEnabled(false, now);
-        peer.paths.invalidate(
+        this.#letGo(
+          peer,
           message.reason === "stopping" ? "the peer has stopped" : `the peer closed: ${message.reason}`,
+          now,
         );
         break;
       default:
@@ -651,8 +716,11 @@ export class Node {
   }
 
   #sendEcho(peer: Peer, sequence: number, now: Instant): void {
-    const path = this.#selectedRef(peer);
-    if (path !== undefined) this.#sendControl(peer, path, { type: "echo", sequence, time: Math.floor(now * 1000) });
+    const path = this.#routeRef(peer);
+    if (path === undefined) return;
+    this.#sendControl(peer, path, { type: "echo", sequence, time: Math.floor(now * 1000) });
+    // It wants an answer as data does, so silence makes the path suspect as soon.
+    peer.paths.handleSent(now);
   }
 
   #tellCandidates(peer: Peer, path: PathRef): void {
@@ -682,9 +750,11 @@ export class Node {
     this.#actions.push({ type: "event", event });
   }
 
-  #selectedRef(peer: Peer): PathRef | undefined {
-    const pair = peer.paths.selected;
-    return pair === undefined ? undefined : { leg: pair.leg, to: pair.packedRemote };
+  #routeRef(peer: Peer): PathRef | undefined {
+    const { route } = peer;
+    if (route === undefined) return undefined;
+    if (route.kind === "direct") return { leg: route.pair.leg, to: route.pair.packedRemote };
+    return { leg: RELAY_LEGS[route.legs.local], to: packedSlot(peer.slot) };
   }
 
   #signalRef(peer: Peer): PathRef {
@@ -726,7 +796,7 @@ export class Node {
           for (const peer of this.#peers.values()) {
             if (!peer.session.isEstablished || isIdle(peer, now)) continue;
             peer.paths.hurry(now);
-            this.#tellCandidates(peer, this.#selectedRef(peer) ?? this.#signalRef(peer));
+            this.#tellCandidates(peer, this.#routeRef(peer) ?? this.#signalRef(peer));
           }
           break;
         case "nat_detected":
@@ -750,10 +820,13 @@ export class Node {
           this.#sendControl(peer, { leg: action.leg, to: action.to }, action.message);
           break;
         case "selected":
-          this.#onSelected(peer, action.reason, now);
+          this.#updateRoute(peer, action.reason, now);
           break;
         case "request_round":
           this.#requestPunch(peer);
+          // The round is of little use if the peer aims at a mapping that our router has forgotten.
+          this.#gathering.checkMapping(now);
+          this.#drainGathering(now);
           break;
         case "fired":
           this.#signal({ type: "punch_fired", peer: peer.id, round: action.round, firedAt: action.at });
@@ -764,16 +837,35 @@ export class Node {
     }
   }
 
-  #onSelected(peer: Peer, reason: string, now: Instant): void {
-    const pair = peer.paths.selected;
-    const path = this.#selectedRef(peer);
-    const mtu = pair?.remote.ip.includes(":") === true ? MTU_IPV6 : MTU_IPV4;
-    this.#actions.push({ type: "plane", command: { type: "select_path", peer: peer.slot, path, mtu } });
-    const from = peer.selectedAtUnixMs === undefined ? null : "direct";
-    const to = pair === undefined ? null : "direct";
+  /** Looks at the ladder again, after anything that may have changed it. `reason` is told if it has. */
+  #updateRoute(peer: Peer, reason: string, now: Instant): void {
+    const before = peer.route;
+    // An old path that has died brings nothing more: then there is no end to wait for.
+    const isPlanned =
+      before !== undefined &&
+      (before.kind === "direct" ? before.pair.isValid : this.#relays[before.legs.local] && peer.remoteLeg !== null);
+    const rungs = { pair: peer.paths.selected, relays: this.#relays, remoteLeg: peer.remoteLeg };
+    const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
+    if (isSameRoute(before, route)) return;
+    peer.route = route;
+    peer.relayRttMs = undefined;
+    peer.relayEchoAt = undefined;
+    const path = this.#routeRef(peer);
+    const mtu =
+      route === undefined
+        ? 0
+        : route.kind !== "direct"
+          ? MTU_RELAY
+          : isIPv6(route.pair.remote.ip)
+            ? MTU_IPV6
+            : MTU_IPV4;
+    this.#actions.push({ type: "plane", command: { type: "select_path", peer: peer.slot, path, mtu, isPlanned } });
+    const from = before?.kind ?? null;
+    const to = route?.kind ?? null;
     const atUnixMs = this.#options.environment.wallClockUnixMs();
-    peer.selectedAtUnixMs = pair === undefined ? undefined : atUnixMs;
+    peer.selectedAtUnixMs = route === undefined ? undefined : atUnixMs;
     if (from !== to) remember(peer, { atUnixMs, from, to, reason });
+    const pair = route?.kind === "direct" ? route.pair : undefined;
     this.#event({
       type: "path_changed",
       id: peer.id,
@@ -784,10 +876,18 @@ export class Node {
       remote: pair?.remote,
       rttMs: pair?.rttMs,
     });
-    if (pair === undefined) return;
+    if (route === undefined) return;
     const echoes = peer.waitingEchoes;
     peer.waitingEchoes = [];
     for (const sequence of echoes) this.#sendEcho(peer, sequence, now);
+  }
+
+  /** A direct path measures itself by its probes; a relayed one by an echo now and then. */
+  #measureRelay(peer: Peer, inUse: boolean, now: Instant): void {
+    const isRelayed = peer.route !== undefined && peer.route.kind !== "direct";
+    if (!isRelayed || !inUse || (peer.relayEchoAt !== undefined && now < peer.relayEchoAt)) return;
+    peer.relayEchoAt = after(now, RELAY_ECHO_MS);
+    this.#sendEcho(peer, OWN_ECHO, now);
   }
 
   // Rules about addresses

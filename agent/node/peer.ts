@@ -2,13 +2,14 @@
 import { formatTransportAddress } from "../../shared/address.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { PeerSession } from "../../shared/session/peer_session.ts";
-import type { PeerEntry } from "../../shared/signal/messages.ts";
+import type { PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { PeerSlot } from "../data/plane.ts";
 import { explainNoDirect } from "../path/nat_behavior.ts";
 import type { Pair } from "../path/pair.ts";
 import type { PeerPaths } from "../path/peer_paths.ts";
+import type { PathKind, Route } from "./ladder.ts";
 
 /** PRODUCT.md, "In use": data, a stream, `ping` or `forward` moved within this time. */
 export const IN_USE_MS = 120_000;
@@ -16,8 +17,6 @@ export const IN_USE_MS = 120_000;
 export const IDLE_MS = 300_000;
 /** Path changes remembered for `status`. */
 const MAX_HISTORY = 20;
-
-export type PathKind = "direct" | "ssh" | "websocket";
 
 export interface PathChange {
   readonly atUnixMs: number;
@@ -45,6 +44,12 @@ export interface Peer {
   selectedAtUnixMs: number | undefined;
   handshakesSent: number;
   initiationsHeard: { second: Instant; count: number };
+  /** The rung that carries traffic. */
+  route: Route | undefined;
+  /** The peer's best relay connection, as the coordinator tells; null: none that we know of. */
+  remoteLeg: RelayLeg | null;
+  relayRttMs: number | undefined;
+  relayEchoAt: Instant | undefined;
   /** Echoes that wait for a path. */
   waitingEchoes: number[];
   rxBytes: number;
@@ -77,17 +82,36 @@ export function whySentence(
   }
   const pair = peer.paths.selected;
   if (pair !== undefined) return directSentence(pair);
+  if (peer.route !== undefined && peer.route.kind !== "direct") {
+    return `${relaySentence(peer.route)}: ${lowerFirst(whyNotDirect(peer, context))}`;
+  }
   if (!context.connected)
     return `The coordinator is not reachable, and there is no direct path that could do without it`;
   if (!online) return `"${name}" is offline`;
-  if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;
   if (!peer.session.isEstablished) {
     return peer.session.isHandshaking ? `Agreeing on keys with "${name}"` : `Idle: a path opens when it is first used`;
   }
+  return whyNotDirect(peer, context);
+}
+
+type WhyContext = Parameters<typeof whySentence>[1];
+
+function whyNotDirect(peer: Peer, context: WhyContext): string {
+  const { name } = peer.entry;
+  if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;
   if (!peer.paths.hasFailedRound && !isIdle(peer, context.now)) return `Looking for a direct path to "${name}"`;
   return peer.nat === undefined
     ? `No direct path yet, and "${name}" has not said how its network behaves`
     : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name))}`;
+}
+
+const RELAY_WORDS: Readonly<Record<RelayLeg, string>> = { ssh: "SSH", websocket: "WebSocket" };
+
+function relaySentence(route: Route & { readonly kind: RelayLeg }): string {
+  const { local, remote } = route.legs;
+  return local === remote
+    ? `Relayed through the coordinator by ${RELAY_WORDS[local]}`
+    : `Relayed through the coordinator by ${RELAY_WORDS[local]} here and ${RELAY_WORDS[remote]} there`;
 }
 
 function directSentence(pair: Pair): string {

@@ -13,6 +13,7 @@
  *   0x03 fragment   id 4, index 1, count 1, body: part of an IP packet that does not fit the path
  *   0x04 stream     bytes of the reliable streams
  *   0x05 control    see control.ts
+ *   0x06 switch     mark 1 (0 begin, on the new path; 1 fence, on the old one), id 4: a planned change of path
  *
  * A receiver counts and ignores types that it does not know.
  */
@@ -29,6 +30,12 @@ export const FRAME_SEGMENT = 0x02;
 export const FRAME_FRAGMENT = 0x03;
 export const FRAME_STREAM = 0x04;
 export const FRAME_CONTROL = 0x05;
+export const FRAME_SWITCH = 0x06;
+
+/** Marks of a switch frame. */
+export const SWITCH_BEGIN = 0;
+export const SWITCH_FENCE = 1;
+export const SWITCH_BYTES = 6;
 
 /** Type byte, id, index and count in front of a fragment's body. */
 export const FRAGMENT_HEADER_BYTES = 7;
@@ -58,6 +65,19 @@ export const frameReceiver = (bytes: Uint8Array): number => u32(bytes, 1);
 
 /** The counter; 2^53 and more come out as a number that no window accepts. */
 export const frameCounter = (bytes: Uint8Array): number => u32(bytes, 5) * 2 ** 32 + u32(bytes, 9);
+
+export function writeSwitch(out: Uint8Array, mark: number, id: number): void {
+  out[0] = FRAME_SWITCH;
+  out[1] = mark;
+  out[2] = id >>> 24;
+  out[3] = id >>> 16;
+  out[4] = id >>> 8;
+  out[5] = id;
+}
+
+/** The mark and id of a switch frame's plaintext (type byte included); undefined when it is too short. */
+export const readSwitch = (plaintext: Uint8Array): { readonly mark: number; readonly id: number } | undefined =>
+  plaintext.length < SWITCH_BYTES ? undefined : { mark: plaintext[1] ?? 0, id: u32(plaintext, 2) };
 
 export interface FragmentHeader {
   readonly id: number;

@@ -101,7 +101,7 @@ describe.each(kinds)("the %s engine", (kind) => {
     const clock = engineClock(kind);
     const before = clock();
 
-    a.host.send({ type: "select_path", peer: 1, path: undefined, mtu: 1280 });
+    a.host.send({ type: "select_path", peer: 1, path: undefined, mtu: 1280, isPlanned: false });
 
     const { at } = await a.next("wanted");
     expect(at).toBeGreaterThanOrEqual(before + TIMER_MS);
@@ -125,7 +125,12 @@ describe.each(kinds)("the %s engine", (kind) => {
     const a = await start(kind);
     const large = Uint8Array.from({ length: 100_000 }, (_, i) => i);
 
-    a.host.send({ type: "receive_frame", leg: 1_000_000, from: large.subarray(0, 2), bytes: large.subarray(5, 8) });
+    a.host.send({
+      type: "receive_frames",
+      leg: 1_000_000,
+      from: large.subarray(0, 2),
+      frames: [large.subarray(5, 8)],
+    });
 
     const { frames } = await a.next("relay_frames");
     expect(frames[0]?.buffer.byteLength).toBe(3);

@@ -123,7 +123,7 @@ describe("frames from the network", () => {
 
   test("of unknown types are counted and ignored; padding is not an error", () => {
     const { b } = makePair();
-    for (const type of [0x02, 0x04, 0x06, 0x7f, 0xff]) {
+    for (const type of [0x02, 0x04, 0x07, 0x7f, 0xff]) {
       b.plane.handleDatagram(UDP_LEG, makeSide("a").address, sealed(type, Uint8Array.of(type, 1, 2, 3)), T0);
     }
     b.plane.handleDatagram(UDP_LEG, makeSide("a").address, sealed(1000, new Uint8Array(60)), T0);
@@ -208,7 +208,7 @@ describe("while there is no path", () => {
 
   test("a path that is taken away makes packets wait again", () => {
     const { a, b } = makePair();
-    a.plane.handleCommand({ type: "select_path", peer: PEER, path: undefined, mtu: 0 }, T0);
+    a.plane.handleCommand({ type: "select_path", peer: PEER, path: undefined, mtu: 0, isPlanned: false }, T0);
     a.plane.handlePacket(ipv4Packet(a.ipv4, b.ipv4, 60), T0);
     expect([a.world.datagrams.length, a.world.reported("wanted").length]).toEqual([0, 1]);
   });
@@ -304,7 +304,7 @@ describe("reports", () => {
 test("frames for a relay leave together, in order, when the turn is over; a sender there may have a name of any length", () => {
   const { a, b } = makePair();
   const relay = { leg: FIRST_RELAY_LEG, to: Uint8Array.of(7, 7) };
-  a.plane.handleCommand({ type: "select_path", peer: PEER, path: relay, mtu: 1472 }, T0);
+  a.plane.handleCommand({ type: "select_path", peer: PEER, path: relay, mtu: 1472, isPlanned: false }, T0);
   const packets = [1, 2, 3].map((fill) => ipv4Packet(a.ipv4, b.ipv4, 60, fill));
   for (const packet of packets) a.plane.handlePacket(packet, T0);
   expect([a.world.datagrams.length, a.plane.deadline()]).toEqual([0, T0]);
@@ -313,7 +313,8 @@ test("frames for a relay leave together, in order, when the turn is over; a send
   expect([others.length, batch?.to, batch?.frames.length]).toEqual([0, relay.to, 3]);
   for (const from of [new Uint8Array(), Uint8Array.of(1, 2), new Uint8Array(40)]) {
     const [bytes] = (batch?.frames ?? []).slice(b.world.delivered.length);
-    if (bytes !== undefined) b.plane.handleCommand({ type: "receive_frame", leg: FIRST_RELAY_LEG, from, bytes }, T0);
+    if (bytes !== undefined)
+      b.plane.handleCommand({ type: "receive_frames", leg: FIRST_RELAY_LEG, from, frames: [bytes] }, T0);
     b.plane.handleTimeout(after(T0, 1000));
     expect(b.world.reported("activity").at(-1)?.from).toEqual(from);
   }

@@ -89,7 +89,7 @@ export function introduce(a: Side, b: Side): void {
 export const pathTo = (side: Side): PathRef => ({ leg: UDP_LEG, to: side.address });
 
 export function selectPath(from: Side, to: Side, mtu = WIDE_MTU, now: Instant = T0): void {
-  from.plane.handleCommand({ type: "select_path", peer: PEER, path: pathTo(to), mtu }, now);
+  from.plane.handleCommand({ type: "select_path", peer: PEER, path: pathTo(to), mtu, isPlanned: false }, now);
 }
 
 /** Two sides with one epoch that both may send under, and a path each. */

@@ -28,8 +28,8 @@ class EchoPlane implements Plane {
       this.#io.report({ type: "counters", peers: [], drops: { counted: this.#counted } });
     } else if (command.type === "select_path") {
       this.#timerAt = after(now, TIMER_MS);
-    } else if (command.type === "receive_frame") {
-      this.#io.report({ type: "relay_frames", leg: command.leg, to: command.from, frames: [command.bytes] });
+    } else if (command.type === "receive_frames") {
+      this.#io.report({ type: "relay_frames", leg: command.leg, to: command.from, frames: command.frames });
     }
   }
 

@@ -1,0 +1,123 @@
+/**
+ * The two relay connections of an agent, opened on joining and again whenever they are lost, with growing and jittered waits.
+ *
+ * Which of them carries a peer's traffic is the node's decision (agent/node/ladder.ts).
+ */
+import type { PeerId } from "../../shared/session/identity.ts";
+import type { RelayLeg } from "../../shared/signal/messages.ts";
+import type { WebSocketOptions } from "./bun_websocket.ts";
+import { RelaySocket } from "./relay_socket.ts";
+import { RelaySsh, type SshEndpoint } from "./relay_ssh.ts";
+
+const FIRST_RETRY_MS = 500;
+const MAX_RETRY_MS = 15_000;
+
+export interface RelaysOptions {
+  readonly url: string;
+  readonly webSocket: WebSocketOptions;
+  readonly account: { readonly id: PeerId; readonly stateDir: string };
+  readonly useSsh: boolean;
+  readonly useWebSocket: boolean;
+  /** Asks signalling for a token; it comes back by `handleToken`. */
+  readonly requestToken: () => void;
+  readonly onState: (kind: RelayLeg, isUp: boolean) => void;
+  readonly onFrames: (kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]) => void;
+}
+
+interface Retry {
+  waitMs: number;
+  timer: ReturnType<typeof setTimeout> | undefined;
+}
+
+export class Relays {
+  readonly #options: RelaysOptions;
+  #socket: RelaySocket | undefined;
+  #ssh: RelaySsh | undefined;
+  #endpoint: SshEndpoint | undefined;
+  #isSignalling = false;
+  #isStopped = false;
+  readonly #retries: Record<RelayLeg, Retry> = {
+    ssh: { waitMs: FIRST_RETRY_MS, timer: undefined },
+    websocket: { waitMs: FIRST_RETRY_MS, timer: undefined },
+  };
+
+  constructor(options: RelaysOptions) {
+    this.#options = options;
+  }
+
+  /** The coordinator has let us in. */
+  handleWelcome(endpoint: SshEndpoint | undefined): void {
+    this.#isSignalling = true;
+    this.#endpoint = endpoint;
+    this.retryNow();
+  }
+
+  handleSignallingLost(): void {
+    this.#isSignalling = false;
+  }
+
+  handleToken(token: string): void {
+    if (this.#isStopped || this.#socket !== undefined) return;
+    const { url, webSocket, onFrames } = this.#options;
+    this.#socket = new RelaySocket(url, token, webSocket, {
+      onState: (isUp) => this.#onState("websocket", isUp),
+      onFrames: (peer, frames) => onFrames("websocket", peer, frames),
+    });
+  }
+
+  open(kind: RelayLeg, peer: PeerId): void {
+    (kind === "ssh" ? this.#ssh : this.#socket)?.bind(peer);
+  }
+
+  close(kind: RelayLeg, peer: PeerId): void {
+    if (kind === "ssh") this.#ssh?.unbind(peer);
+  }
+
+  send(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]): void {
+    (kind === "ssh" ? this.#ssh : this.#socket)?.send(peer, frames);
+  }
+
+  /** Something has changed: what is down is tried at once. */
+  retryNow(): void {
+    for (const kind of ["ssh", "websocket"] as const) {
+      clearTimeout(this.#retries[kind].timer);
+      this.#retries[kind].waitMs = FIRST_RETRY_MS;
+      this.#connect(kind);
+    }
+  }
+
+  stop(): void {
+    this.#isStopped = true;
+    for (const { timer } of Object.values(this.#retries)) clearTimeout(timer);
+    this.#socket?.close();
+    this.#ssh?.close();
+  }
+
+  #connect(kind: RelayLeg): void {
+    if (this.#isStopped) return;
+    const { useSsh, useWebSocket, requestToken, account, onFrames } = this.#options;
+    if (kind === "websocket") {
+      if (useWebSocket && this.#socket === undefined && this.#isSignalling) requestToken();
+    } else if (useSsh && this.#ssh === undefined && this.#endpoint !== undefined) {
+      this.#ssh = new RelaySsh(this.#endpoint, account, {
+        onState: (isUp) => this.#onState("ssh", isUp),
+        onFrames: (peer, frames) => onFrames("ssh", peer, frames),
+      });
+    }
+  }
+
+  #onState(kind: RelayLeg, isUp: boolean): void {
+    const retry = this.#retries[kind];
+    if (isUp) retry.waitMs = FIRST_RETRY_MS;
+    else {
+      if (kind === "ssh") this.#ssh = undefined;
+      else this.#socket = undefined;
+      if (!this.#isStopped) {
+        clearTimeout(retry.timer);
+        retry.timer = setTimeout(() => this.#connect(kind), retry.waitMs * (0.5 + Math.random()));
+        retry.waitMs = Math.min(retry.waitMs * 2, MAX_RETRY_MS);
+      }
+    }
+    this.#options.onState(kind, isUp);
+  }
+}

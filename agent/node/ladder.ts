@@ -1,0 +1,42 @@
+/**
+ * The ladder: which rung carries a peer's traffic, given what works at this moment.
+ *
+ * A direct path wins over an SSH tunnel, an SSH tunnel over the WebSocket relay. A relayed path has two legs, each agent's own best
+ * connection to the coordinator; its kind is the worse of them, and so the same on both sides.
+ */
+import type { RelayLeg } from "../../shared/signal/messages.ts";
+import type { Pair } from "../path/pair.ts";
+
+export type PathKind = "direct" | RelayLeg;
+
+export type Route =
+  | { readonly kind: "direct"; readonly pair: Pair }
+  | { readonly kind: RelayLeg; readonly legs: { readonly local: RelayLeg; readonly remote: RelayLeg } };
+
+export interface Rungs {
+  /** The proven direct pair, if any. */
+  readonly pair: Pair | undefined;
+  /** Our own connections to the coordinator. */
+  readonly relays: Readonly<Record<RelayLeg, boolean>>;
+  /** The peer's best one; null: it has none. */
+  readonly remoteLeg: RelayLeg | null;
+}
+
+export function chooseRoute({ pair, relays, remoteLeg }: Rungs): Route | undefined {
+  if (pair !== undefined) return { kind: "direct", pair };
+  const local = bestLeg(relays);
+  if (local === undefined || remoteLeg === null) return undefined;
+  return { kind: worseLeg(local, remoteLeg), legs: { local, remote: remoteLeg } };
+}
+
+export const bestLeg = (relays: Readonly<Record<RelayLeg, boolean>>): RelayLeg | undefined =>
+  relays.ssh ? "ssh" : relays.websocket ? "websocket" : undefined;
+
+const worseLeg = (a: RelayLeg, b: RelayLeg): RelayLeg => (a === "websocket" || b === "websocket" ? "websocket" : "ssh");
+
+export function isSameRoute(a: Route | undefined, b: Route | undefined): boolean {
+  if (a === undefined || b === undefined) return a === b;
+  if (a.kind === "direct" || b.kind === "direct")
+    return a.kind === "direct" && b.kind === "direct" && a.pair === b.pair;
+  return a.legs.local === b.legs.local && a.legs.remote === b.legs.remote;
+}
