@@ -246,9 +246,12 @@ export class PeerPaths {
   handleReceived(leg: Leg, from: TransportAddress, now: Instant): void {
     const selected = this.#selected;
     const isSelected = selected?.leg === leg && selected.hears(from);
-    const pair = isSelected ? selected : this.#pairs.get(pairKey(leg, from));
+    const known = isSelected ? selected : this.#pairs.get(pairKey(leg, from));
+    const pair = known ?? this.#addPeerReflexive(leg, from);
     if (pair === undefined) return;
     pair.receivedAt = now;
+    // Its router has moved it: proven in time, the new address can take over when the old one turns out to be dead.
+    if (known === undefined && this.#isEnabled && selected !== undefined) startPair(pair, now);
     if (!isSelected) return;
     this.#waitingSince = undefined;
     pair.unanswered = 0;
