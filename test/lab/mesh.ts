@@ -221,11 +221,18 @@ export class MeshAgent {
     );
   }
 
-  /** The first time a path to `peer` became direct, at or after `since`. */
-  async directEvent(peer: string, options: { since?: number; timeoutMs?: number } = {}): Promise<LoggedEvent> {
+  /** The first time a path to `peer` became direct, or moved to another direct path, at or after `since`. */
+  async directEvent(
+    peer: string,
+    options: {
+      since?: number;
+      timeoutMs?: number;
+      accept?: (fields: Readonly<Record<string, unknown>>) => boolean;
+    } = {},
+  ): Promise<LoggedEvent> {
     const accept = (fields: Readonly<Record<string, unknown>>): boolean =>
-      fields["peer"] === peer && fields["to"] === "direct";
-    return this.events.next("path_changed", { accept, ...options });
+      fields["peer"] === peer && fields["to"] === "direct" && (options.accept?.(fields) ?? true);
+    return this.events.next("path_changed", { ...options, accept });
   }
 
   /** The first path change to no path from direct, at or after `since`. */
@@ -298,8 +305,9 @@ export class RunningPing {
     );
   }
 
-  /** Every line, once it has ended. */
-  async end(): Promise<readonly PingLine[]> {
+  /** Interrupts it. Returns every line. */
+  async stop(): Promise<readonly PingLine[]> {
+    this.process.signal("SIGINT");
     await this.process.exited;
     return this.results;
   }

@@ -41,6 +41,8 @@ const SEQUENTIAL_PORTS = 4_096;
 const BLOCK_FIRST = 40_000;
 /** Changes the ports of the second host behind a NAT; further hosts get the next numbers. */
 const SCRAMBLE_FIRST = 0x155;
+/** Added to that number when the router has restarted. */
+const REMAP = 0x100;
 
 export interface NatDescription {
   readonly kind: NatKind;
@@ -57,12 +59,14 @@ export interface NatDescription {
   /** IPv6 through the router: only what was asked for from inside (default), or everything. */
   readonly ipv6?: "stateful" | "open";
   readonly mappingSeconds?: number;
+  /** Other external ports than without it, for every host of a cone, as after a restart of the router. */
+  readonly remapped?: boolean;
   /** Further nft rules at the very head of the forward chain, before established connections are let through. */
   readonly forward?: readonly string[];
 }
 
 export function natRuleset(nat: NatDescription): string {
-  const hosts = nat.hosts.map(insideHost);
+  const hosts = nat.hosts.map((address, index) => insideHost(address, index, nat.remapped === true));
   return `flush ruleset
 table ip nat {
 ${natTable(nat, hosts)}}
@@ -109,10 +113,10 @@ interface InsideHost {
   readonly scrambled: boolean;
 }
 
-const insideHost = (address: string, index: number): InsideHost =>
-  index === 0
+const insideHost = (address: string, index: number, remapped: boolean): InsideHost =>
+  index === 0 && !remapped
     ? { address, port: "udp sport", scrambled: false }
-    : { address, port: `udp sport ^ ${SCRAMBLE_FIRST + index - 1}`, scrambled: true };
+    : { address, port: `udp sport ^ ${SCRAMBLE_FIRST + index - 1 + (remapped ? REMAP : 0)}`, scrambled: true };
 
 /** What each kind remembers about where an inside port has sent to, and so lets back in. */
 const FILTERS = {

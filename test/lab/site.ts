@@ -17,6 +17,8 @@ export interface NatOptions {
   readonly ipv6Firewall?: "stateful" | "open";
   /** Seconds until an idle mapping is forgotten, by the cone tables and by conntrack; default 120 (and conntrack's own 30). */
   readonly mappingSeconds?: number;
+  /** Every external port of a cone is another than without this, as after a restart of the router. */
+  readonly remapped?: boolean;
   /** Further nft rules at the head of the router's forward chain, e.g. `meta length > 1400 drop`. */
   readonly forward?: readonly string[];
 }
@@ -200,7 +202,7 @@ export class Site {
       return publicRuleset(this.#nat, this.#natOptions.forward);
     }
     if (!isNatKind(this.#nat)) throw new Error(`Site ${this.index} has a router and cannot be "${this.#nat}"`);
-    const { hairpin, input, ipv6Firewall, mappingSeconds, forward } = this.#natOptions;
+    const { hairpin, input, ipv6Firewall, mappingSeconds, remapped, forward } = this.#natOptions;
     return natRuleset({
       kind: this.#nat,
       external: this.router?.address ?? "",
@@ -210,6 +212,7 @@ export class Site {
       ...(input === undefined ? {} : { input }),
       ...(ipv6Firewall === undefined ? {} : { ipv6: ipv6Firewall }),
       ...(mappingSeconds === undefined ? {} : { mappingSeconds }),
+      ...(remapped === undefined ? {} : { remapped }),
       ...(forward === undefined ? {} : { forward }),
     });
   }
@@ -236,6 +239,12 @@ export class Site {
   async flushConntrack(): Promise<void> {
     await this.setNat(this.#nat);
     await Promise.all(this.#ruled.map(async (machine) => machine.execChecked(["conntrack", "-F"])));
+  }
+
+  /** The router restarts, and gives every inside port another external one than before. Only a cone. */
+  async rebootNat(): Promise<void> {
+    this.#natOptions = { ...this.#natOptions, remapped: this.#natOptions.remapped !== true };
+    await this.flushConntrack();
   }
 
   /** The machines that carry the site's rules. */

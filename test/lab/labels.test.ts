@@ -1,0 +1,113 @@
+/** `netcheck` behind every kind of NAT and firewall: from the running agent, and without one by anonymous STUN. Both must agree. */
+import { expect, test } from "vitest";
+import { withLab } from "./lab_case.ts";
+import { type Netcheck, netcheckWithoutAgent, startMesh } from "./mesh.ts";
+import type { SiteNat } from "./topology.ts";
+
+interface Expected {
+  readonly label: string;
+  readonly mapping: string;
+  readonly filtering: string;
+  readonly summary: RegExp;
+}
+
+const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
+  [
+    "open",
+    {
+      label: "open",
+      mapping: "none",
+      filtering: "endpoint-independent",
+      summary: /^This machine has a public address/,
+    },
+  ],
+  [
+    "firewalled",
+    {
+      label: "port-restricted cone",
+      mapping: "none",
+      filtering: "address-and-port-dependent",
+      summary: /only the exact addresses that this machine has sent to/,
+    },
+  ],
+  [
+    "fullcone",
+    {
+      label: "full cone",
+      mapping: "endpoint-independent",
+      filtering: "endpoint-independent",
+      summary: /^The router lets anybody answer/,
+    },
+  ],
+  [
+    "restricted",
+    {
+      label: "restricted cone",
+      mapping: "endpoint-independent",
+      filtering: "address-dependent",
+      summary: /^The router lets in whom this machine has sent to/,
+    },
+  ],
+  [
+    "portrestricted",
+    {
+      label: "port-restricted cone",
+      mapping: "endpoint-independent",
+      filtering: "address-and-port-dependent",
+      summary: /^The router lets in only the exact addresses/,
+    },
+  ],
+  [
+    "symmetric",
+    {
+      label: "symmetric",
+      mapping: "address-and-port-dependent",
+      filtering: "address-and-port-dependent",
+      summary: /^The router uses a different port for each destination/,
+    },
+  ],
+  ["udpblocked", undefined],
+];
+
+test("netcheck names mapping, filtering, public address and consequence behind each NAT", async () => {
+  await withLab({ sites: EXPECTED.map(([nat]) => ({ nat })) }, async (lab) => {
+    const { coordinator, agents } = await startMesh(lab);
+    const answers = await Promise.all([
+      ...agents.map(async (agent) => [agent.host.site, "agent", await agent.netcheck()] as const),
+      ...lab.hosts.map(
+        async (host) => [host.site, "no agent", await netcheckWithoutAgent(lab, host, coordinator.url)] as const,
+      ),
+    ]);
+    for (const [site, source, answer] of answers) {
+      const expected = EXPECTED.find(([nat]) => nat === site.nat)?.[1];
+      const what = `${site.nat}, ${source}`;
+      if (expected === undefined) expectBlocked(answer, what);
+      else expectAnswer(answer, expected, site.publicAddress, what);
+    }
+    // The agents' own view, which peers are told, is the same.
+    for (const agent of agents) {
+      const expected = EXPECTED.find(([nat]) => nat === agent.host.site.nat)?.[1];
+      const { nat } = (await agent.status()).self;
+      expect([nat.label, nat.certain]).toEqual(
+        expected === undefined ? ["udp blocked", false] : [expected.label, true],
+      );
+    }
+  });
+});
+
+function expectAnswer(answer: Netcheck, expected: Expected, publicAddress: string, what: string): void {
+  const { ipv4 } = answer;
+  expect(
+    { label: ipv4?.label, certain: ipv4?.certain, mapping: ipv4?.mapping, filtering: ipv4?.filtering },
+    what,
+  ).toEqual({ label: expected.label, certain: true, mapping: expected.mapping, filtering: expected.filtering });
+  expect(ipv4?.publicAddress?.split(":")[0], what).toBe(publicAddress);
+  expect(answer.udp, what).toBe(true);
+  expect(answer.ipv6, what).toEqual({ available: false, publicAddress: null });
+  expect(answer.summary, what).toMatch(expected.summary);
+}
+
+function expectBlocked(answer: Netcheck, what: string): void {
+  expect([answer.udp, answer.ipv4], what).toEqual([false, null]);
+  expect(answer.summary, what).toMatch(/^UDP does not get out of this network: no direct paths/);
+}
