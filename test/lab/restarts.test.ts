@@ -4,15 +4,7 @@
  */
 import { expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
-import {
-  bothDirect,
-  type MeshAgent,
-  startAgent,
-  startCoordinator,
-  startMesh,
-  startPair,
-  transferFile,
-} from "./mesh.ts";
+import { bothDirect, type MeshAgent, startAgent, startCoordinator, startPair, transferFile } from "./mesh.ts";
 
 /** Limits on time are generous: two cores carry two labs. The measured times are printed. */
 const BACK_DIRECT_SECONDS = 5;
