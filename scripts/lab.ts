@@ -1,7 +1,7 @@
 /** Runs the tests on real NATs in network namespaces. Usage: npm run lab -- [--full | --short] [--json FILE] [PATTERN...] */
-import { closeSync, openSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { labNamespaces, removeStaleLabs } from "../test/lab/namespace.ts";
+import { missingForLab } from "./lab_requirements.ts";
 import { root, run, toolEnv } from "./run.ts";
 
 const USAGE = `Usage: npm run lab -- [--full | --short] [--json FILE] [PATTERN...]
@@ -26,7 +26,7 @@ const SHORT =
   "^pairs of NATs (open x restricted|fullcone x portrestricted|symmetric x restricted|udpblocked x fullcone)";
 const { values, positionals: patterns } = parse();
 
-const obstacle = whatIsMissing();
+const obstacle = missingForLab();
 if (obstacle !== undefined) {
   console.log(`skipped  lab tests: ${obstacle}`);
   process.exit(0);
@@ -77,26 +77,4 @@ function parse() {
     console.error(`${error instanceof Error ? error.message : String(error)}\n\n${USAGE}`);
     return process.exit(2);
   }
-}
-
-/** The first thing that keeps the lab from running here, with what to do about it. */
-function whatIsMissing(): string | undefined {
-  if (process.platform !== "linux") return "network namespaces exist only on Linux";
-  if (process.getuid?.() !== 0) return "they need root to make network namespaces; run them as root";
-  const missing = ["ip", "nft", "conntrack"].filter((tool) => Bun.which(tool) === null);
-  if (missing.length > 0) {
-    return `${missing.join(", ")} not found; install the packages iproute2, nftables and conntrack`;
-  }
-  try {
-    closeSync(openSync("/dev/net/tun", "r+"));
-  } catch {
-    return "/dev/net/tun cannot be opened; load the tun module (modprobe tun), or give the container the device";
-  }
-  const trial = `tmtrial${process.pid}`;
-  const made = Bun.spawnSync(["ip", "netns", "add", trial]);
-  if (made.exitCode !== 0) {
-    return `this machine forbids network namespaces (${made.stderr.toString().trim()}); allow CAP_SYS_ADMIN`;
-  }
-  Bun.spawnSync(["ip", "netns", "delete", trial]);
-  return undefined;
 }
