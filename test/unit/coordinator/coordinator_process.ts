@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 // @ts-types="@types/ws"
 import { WebSocket } from "ws";
+import { afterAll } from "vitest";
 import { signSessionKey } from "../../../shared/session/identity.ts";
 import { Ed25519Key, X25519Key } from "../../../shared/session/primitives.ts";
 import { AgentChannel } from "../../../shared/signal/channel.ts";
@@ -223,7 +224,8 @@ export function temporaryDirectory(): string {
 }
 
 const directories: string[] = [];
-process.on("exit", () => {
+// Not at the exit of the process: a test worker is ended without one.
+afterAll(() => {
   for (const directory of directories) rmSync(directory, { recursive: true, force: true });
 });
 
