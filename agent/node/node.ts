@@ -441,7 +441,6 @@ export class Node {
   #letGo(peer: Peer, reason: string, now: Instant): void {
     const hadSession = peer.session.isEstablished;
     peer.session.reset();
-    this.#drainSession(peer, undefined, now);
     peer.paths.setEnabled(false, now);
     peer.paths.invalidate(reason);
     this.#drainPaths(peer, now);
@@ -450,6 +449,8 @@ export class Node {
     }
     peer.remoteLeg = null;
     this.#updateRoute(peer, reason, now);
+    // Last, since it would give the end of the session as the reason.
+    this.#drainSession(peer, undefined, now);
   }
 
   /** Ends everything with a peer: keys, paths, routes. */
