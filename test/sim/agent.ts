@@ -272,10 +272,15 @@ export class SimAgent {
         this.host.sockets.delete(this.#legs.get(action.leg) ?? 0);
         this.#legs.delete(action.leg);
         break;
+      case "relay_open":
+      case "relay_close":
+      case "relay_send":
+        // The simulated coordinator has no relays.
+        break;
       case "event":
         this.events.push({ at: this.#clock.now, event: action.event });
         if (action.event.type !== "path_changed") break;
-        if (action.event.to === null) this.#directTo.delete(action.event.id);
+        if (action.event.to !== "direct") this.#directTo.delete(action.event.id);
         else this.#directTo.add(action.event.id);
         break;
       default:

@@ -119,6 +119,8 @@ export class SimCoordinator implements SignalEndpoint {
         break;
       }
       case "authenticated":
+      case "joined":
+      case "rules_changed":
         break;
       case "add_token":
         this.#stun?.addToken(action.id, action.secret, this.#clock.now);
