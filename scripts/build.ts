@@ -50,7 +50,9 @@ async function buildAgent(outfile: string): Promise<void> {
     "--format=esm",
     "--minify-syntax",
     "--minify-whitespace",
-    // ws probes for these optional native helpers, and we ship no native code.
+    // ws and ssh2 probe for these optional native helpers, and we ship no native code.
+    "--external=cpu-features",
+    "--external=*.node",
     "--external=bufferutil",
     "--external=utf-8-validate",
     "agent/main.ts",

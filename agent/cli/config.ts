@@ -37,6 +37,8 @@ export interface AgentConfig {
   /** False with `--no-ssh`, and with `--no-websocket`: these relays are then not used. Signalling is a WebSocket all the same. */
   readonly ssh: boolean;
   readonly webSocket: boolean;
+  /** The proxy that the user named; the environment may name another (agent/driver/bun_websocket.ts). */
+  readonly proxy: string | undefined;
   /** PEM text of certificates that https coordinators may use besides the system's. */
   readonly caCertificates: string | undefined;
   /** Give up with exit code 7 when not joined by then. Undefined: try for ever. */

@@ -28,6 +28,7 @@ export interface UpOptions extends AgentChoice {
   readonly direct: boolean;
   readonly ssh: boolean;
   readonly websocket: boolean;
+  readonly proxy?: string;
   readonly caFile?: string;
   /** Seconds. */
   readonly timeout?: number;
@@ -198,6 +199,11 @@ function createProgram(env: Environment, found: (invocation: Invocation) => void
         .option("--no-direct", "never use direct paths")
         .option("--no-ssh", "never relay through the coordinator's SSH endpoint")
         .option("--no-websocket", "never relay through the coordinator's WebSocket")
+        .option(
+          "--proxy <url>",
+          "http://, https:// or socks5:// proxy to the coordinator (default: HTTPS_PROXY, ALL_PROXY ...)",
+          values.proxyUrl,
+        )
         .option("--ca-file <file>", "PEM file with certificates for https coordinators")
         .option("--timeout <seconds>", "give up when not joined by then (default: never)", values.seconds)
         .addOption(

@@ -88,6 +88,7 @@ function makeConfig(
     direct: options.direct,
     ssh: options.ssh,
     webSocket: options.websocket,
+    proxy: options.proxy,
     caCertificates: parts.caCertificates,
     timeoutMs: options.timeout === undefined ? undefined : options.timeout * 1000,
     socketPath: parts.socketPath,

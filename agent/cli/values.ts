@@ -88,6 +88,16 @@ export function coordinatorUrl(text: string): string {
   return url.href.replace(/\/+$/, "");
 }
 
+/** An HTTP or SOCKS5 proxy, credentials allowed. Throws UserError 78, without the password. */
+export function proxyUrl(text: string): string {
+  const isKnown = /^(https?|socks5h?):\/\//i.test(text) && URL.canParse(text) && new URL(text).host !== "";
+  if (isKnown) return text;
+  throw new UserError(
+    EXIT.badConfiguration,
+    'The proxy cannot be used: give it as "http://HOST:PORT" or "socks5://HOST:PORT", with "USER:PASSWORD@" before HOST where it wants them',
+  );
+}
+
 /** `tmk_<id>_<secret>_<coordinator fingerprint>`. Throws UserError 4, without the key. */
 export function joinKey(text: string): JoinKey {
   const match = /^tmk_([a-z2-7]+)_([a-z2-7]+)_([a-z2-7]{26})$/.exec(text);

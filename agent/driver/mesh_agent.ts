@@ -20,6 +20,7 @@ import type { AgentConfig } from "../cli/config.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../node/contract.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, Node, RELAY_LEGS } from "../node/node.ts";
 import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
+import { proxyFor, type WebSocketOptions } from "./bun_websocket.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
@@ -125,9 +126,15 @@ export class MeshAgent {
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
     });
-    const webSocket = config.caCertificates === undefined ? {} : { tls: { ca: config.caCertificates } };
+    const webSocket = (url: string): WebSocketOptions => {
+      const proxy = proxyFor(url, config.proxy);
+      return {
+        ...(config.caCertificates === undefined ? {} : { tls: { ca: config.caCertificates } }),
+        ...(proxy === undefined ? {} : { proxy }),
+      };
+    };
     this.#relays = new Relays({
-      url: config.coordinatorUrl,
+      url: () => this.#signal.url,
       webSocket,
       account: { id: identity.id, stateDir: config.state.dir },
       useSsh: config.ssh,
@@ -138,7 +145,7 @@ export class MeshAgent {
     });
     const instance = randomInt(1, 2 ** 47);
     this.#signal = new SignalClient({
-      url: config.coordinatorUrl,
+      urls: () => [...new Set([config.coordinatorUrl, ...(config.state.file.value.coordinator?.listeners ?? [])])],
       webSocket,
       sessionKey: identity.sessionKey,
       hello: () => this.#hello(instance),
@@ -366,9 +373,7 @@ export class MeshAgent {
         message: `cannot reach the coordinator: ${problem ?? "unknown"}`,
       };
       if (!this.#isStopping && (was || problem !== this.#lastProblem)) {
-        this.config.log.warn(
-          `Cannot reach ${this.config.coordinatorUrl}: ${problem ?? "connection closed"}; trying again`,
-        );
+        this.config.log.warn(`Cannot reach ${this.#signal.url}: ${problem ?? "connection closed"}; trying again`);
       }
       this.#lastProblem = problem;
     }
@@ -403,7 +408,7 @@ export class MeshAgent {
           connected: true,
           message: undefined,
         };
-        this.#saveJoined();
+        this.#saveJoined(message.listeners);
         this.#step((now) => {
           this.node.handleSignalState(true, now);
           this.node.handleSignal(message, now);
@@ -453,7 +458,7 @@ export class MeshAgent {
     return this.#isReady;
   }
 
-  #saveJoined(): void {
+  #saveJoined(listeners: readonly string[]): void {
     const { state, coordinatorUrl, coordinatorFingerprint } = this.config;
     const fingerprint = state.file.value.coordinator?.fingerprint ?? coordinatorFingerprint ?? this.#firstFingerprint;
     try {
@@ -462,7 +467,7 @@ export class MeshAgent {
         name: this.#self.name ?? null,
         meshIPv4: this.#self.meshIPv4 ?? null,
         meshIPv6: this.#self.meshIPv6 ?? null,
-        coordinator: { url: coordinatorUrl, fingerprint: fingerprint ?? null },
+        coordinator: { url: coordinatorUrl, fingerprint: fingerprint ?? null, listeners: [...listeners] },
       });
     } catch (error) {
       // The mesh works without; the next start will need it, so the user should know now.

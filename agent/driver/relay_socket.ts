@@ -14,7 +14,7 @@ import {
   type RelayFrame,
   relayedBytes,
 } from "../../shared/wire/relay.ts";
-import { BunWebSocket, owned, type WebSocketOptions } from "./bun_websocket.ts";
+import { openWebSocket, owned, type WebSocketOptions } from "./bun_websocket.ts";
 
 export const RELAY_PATH = "/v1/relay";
 
@@ -50,7 +50,7 @@ export class RelaySocket {
 
   constructor(url: string, token: string, options: WebSocketOptions, events: RelayEvents) {
     this.#events = events;
-    this.#socket = new BunWebSocket(url.replace(/^http/, "ws") + RELAY_PATH, {
+    this.#socket = openWebSocket(url.replace(/^http/, "ws") + RELAY_PATH, {
       ...options,
       headers: { authorization: `Bearer ${token}` },
     });

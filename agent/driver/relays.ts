@@ -13,8 +13,9 @@ const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
 
 export interface RelaysOptions {
-  readonly url: string;
-  readonly webSocket: WebSocketOptions;
+  /** The URL that signalling uses, and how to get there. */
+  readonly url: () => string;
+  readonly webSocket: (url: string) => WebSocketOptions;
   readonly account: { readonly id: PeerId; readonly stateDir: string };
   readonly useSsh: boolean;
   readonly useWebSocket: boolean;
@@ -59,7 +60,7 @@ export class Relays {
   handleToken(token: string): void {
     if (this.#isStopped || this.#socket !== undefined) return;
     const { url, webSocket, onFrames } = this.#options;
-    this.#socket = new RelaySocket(url, token, webSocket, {
+    this.#socket = new RelaySocket(url(), token, webSocket(url()), {
       onState: (isUp) => this.#onState("websocket", isUp),
       onFrames: (peer, frames) => onFrames("websocket", peer, frames),
     });

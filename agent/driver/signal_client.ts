@@ -14,7 +14,7 @@ import {
 } from "../../shared/signal/messages.ts";
 import { X25519Key } from "../../shared/session/primitives.ts";
 import type { Instant } from "../../shared/time.ts";
-import { BunWebSocket, owned, type WebSocketOptions } from "./bun_websocket.ts";
+import { openWebSocket, owned, proxyProblem, type WebSocketOptions } from "./bun_websocket.ts";
 
 /** Where the coordinator takes signalling. */
 export const SIGNAL_PATH = "/v1/signal";
@@ -28,9 +28,9 @@ const OPEN_TIMEOUT_MS = 8000;
 const SILENCE_TIMEOUT_MS = 25_000;
 
 export interface SignalClientOptions {
-  /** http or https URL of the coordinator. */
-  readonly url: string;
-  readonly webSocket: WebSocketOptions;
+  /** http or https URLs of the coordinator, the user's own first: the next is tried when one fails. */
+  readonly urls: () => readonly string[];
+  readonly webSocket: (url: string) => WebSocketOptions;
   readonly sessionKey: X25519Key;
   readonly hello: () => Hello;
   readonly accept: (fingerprint: string) => boolean;
@@ -52,6 +52,8 @@ export class SignalClient {
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #watchdog: ReturnType<typeof setTimeout> | undefined;
   #problem: string | undefined;
+  #attempts = 0;
+  #url = "";
 
   constructor(options: SignalClientOptions) {
     this.#options = options;
@@ -59,6 +61,11 @@ export class SignalClient {
 
   start(): void {
     this.#connect();
+  }
+
+  /** The URL that is in use or was tried last. */
+  get url(): string {
+    return this.#url;
   }
 
   /** Dropped when there is no connection: whatever matters is said again when there is one. */
@@ -84,7 +91,11 @@ export class SignalClient {
   }
 
   #connect(): void {
-    const { url, webSocket, sessionKey, accept } = this.#options;
+    const { urls, webSocket, sessionKey, accept } = this.#options;
+    const choices = urls();
+    const url = choices[this.#attempts % choices.length] ?? "";
+    const options = webSocket(url);
+    this.#url = url;
     const channel = new AgentChannel({
       staticKey: sessionKey,
       ephemeral: new X25519Key(new Uint8Array(randomBytes(32))),
@@ -92,7 +103,7 @@ export class SignalClient {
       accept,
     });
     const target = url.replace(/^http/, "ws") + SIGNAL_PATH;
-    const socket = new BunWebSocket(target, webSocket);
+    const socket = openWebSocket(target, options);
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#channel = channel;
@@ -104,7 +115,9 @@ export class SignalClient {
     };
     // What went wrong is told by `close`, which always follows; Bun's `error` carries the words.
     socket.onerror = (event: Event) => {
-      this.#problem ??= "message" in event && typeof event.message === "string" ? event.message : undefined;
+      const words = "message" in event && typeof event.message === "string" ? event.message : undefined;
+      if (words !== undefined)
+        this.#problem ??= options.proxy === undefined ? words : proxyProblem(options.proxy, words);
     };
     socket.onclose = (event: CloseEvent) => {
       if (this.#socket === socket)
@@ -164,6 +177,8 @@ export class SignalClient {
     if (this.#socket === undefined) return;
     this.#socket = undefined;
     this.#channel = undefined;
+    // One that worked is tried again first; one that never opened gives way to the next.
+    if (!this.#isOpen) this.#attempts++;
     this.#isOpen = false;
     clearTimeout(this.#watchdog);
     this.#options.onState(false, problem);
