@@ -69,9 +69,15 @@ try {
   if (!isEnding) {
     isEnding = true;
     await cleanUp();
-    console.error(error instanceof Error ? error.message : String(error));
+    console.error(shortened(error instanceof Error ? error.message : String(error)));
     process.exit(1);
   }
+}
+
+/** What failed, and the end of what the programs said; a log of hundreds of lines explains nothing to anybody. */
+function shortened(message: string): string {
+  const lines = message.split("\n");
+  return lines.length <= 12 ? message : [lines[0], "...", ...lines.slice(-10)].join("\n");
 }
 
 /** One line of the story, with the seconds since the demo began. */
