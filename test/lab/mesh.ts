@@ -308,6 +308,11 @@ export class RunningPing {
   /** Interrupts it. Returns every line. */
   async stop(): Promise<readonly PingLine[]> {
     this.process.signal("SIGINT");
+    return this.end();
+  }
+
+  /** Every line, once it has ended. */
+  async end(): Promise<readonly PingLine[]> {
     await this.process.exited;
     return this.results;
   }

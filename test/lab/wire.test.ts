@@ -8,23 +8,27 @@ const TRAFFIC = `${import.meta.dirname}/traffic.ts`;
 const PORT = "9000";
 const OPEN = [{ nat: "open" }, { nat: "portrestricted" }] as const;
 
-// Milliseconds on a machine that others use too: a busy moment is not the wire's fault, three in a row are.
-it.each([10, 50, 200])(
-  "a round trip of %i ms is kept between every two public addresses",
-  { retry: 2 },
-  async (roundTripMs) => {
-    await withLab({ sites: OPEN, roundTripMs }, async (lab) => {
-      await serve(lab.coordinator);
-      for (const site of lab.sites) {
-        const trips = await roundTrips(site.host, lab.coordinator, 7);
-        expect(Math.abs(median(trips) - roundTripMs), JSON.stringify(trips)).toBeLessThan(3);
-        // Nor does the first packet between two machines wait for address resolution, which would double its time. Below 100 ms the
-        // start of the measuring program counts for too much to tell.
-        if (roundTripMs >= 100) expect(trips[0]).toBeLessThan(roundTripMs * 1.5);
-      }
-    });
-  },
-);
+it.each([
+  [10, 40],
+  [50, 25],
+  [200, 9],
+])("a round trip of %i ms is kept between every two public addresses", async (roundTripMs, count) => {
+  await withLab({ sites: OPEN, roundTripMs }, async (lab) => {
+    await serve(lab.coordinator);
+    for (const site of lab.sites) {
+      const trips = await roundTrips(site.host, lab.coordinator, count);
+      expect(trips, "no datagram is lost").not.toContain(null);
+      // A busy machine wakes programs late, so single trips may be longer than the wire makes them, but none is shorter, and a wire
+      // that is too long would show in the quickest.
+      const quickest = Math.min(...trips.map((trip) => trip ?? 0));
+      expect(quickest, JSON.stringify(trips)).toBeGreaterThanOrEqual(roundTripMs - 0.5);
+      expect(quickest, JSON.stringify(trips)).toBeLessThan(roundTripMs + 3);
+      // Nor does the first packet between two machines wait for address resolution, which would take a round trip of its own.
+      // Below 200 ms the start of the measuring program counts for too much to tell.
+      if (roundTripMs >= 200) expect(trips[0]).toBeLessThan(roundTripMs * 1.9);
+    }
+  });
+});
 
 it("delay and loss change while the wire runs", async () => {
   await withLab({ sites: OPEN, roundTripMs: 100 }, async (lab) => {
