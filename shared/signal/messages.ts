@@ -5,7 +5,7 @@
  * "Agent clock" values are milliseconds on the agent's own monotonic clock; the coordinator converts (signalling/clock.ts).
  */
 import * as v from "valibot";
-import { parseTransportAddress } from "../address.ts";
+import { canonicalIp, isIPv6, parseTransportAddress } from "../address.ts";
 import { fromBase64, toBase64, utf8, utf8Text } from "../bytes.ts";
 import { isPeerId, type PeerId } from "../session/identity.ts";
 
@@ -47,6 +47,13 @@ const Address = v.pipe(
     return NEVER;
   }),
 );
+/** An ip in canonical text: the agent takes it as it is, for packets and for routes. */
+const Ip = (version: 4 | 6) =>
+  v.pipe(
+    v.string(),
+    v.maxLength(39),
+    v.check((text) => canonicalIp(text) === text && isIPv6(text) === (version === 6)),
+  );
 const Name = v.pipe(v.string(), v.regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/));
 const Milliseconds = v.pipe(v.number(), v.finite());
 const Round = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(2 ** 32 - 1));
@@ -79,8 +86,8 @@ export const PeerEntry = v.object({
   identity: Base64(32),
   sessionKey: Base64(32),
   signature: Base64(64),
-  meshIPv4: Text(15),
-  meshIPv6: Text(39),
+  meshIPv4: Ip(4),
+  meshIPv6: Ip(6),
   online: v.boolean(),
   /** The `instance` of its last `Hello`; 0 when it has not been seen. */
   instance: v.pipe(v.number(), v.integer(), v.minValue(0)),
@@ -121,8 +128,8 @@ export const CoordinatorMessage = v.variant("type", [
     type: v.literal("welcome"),
     id: PeerIdText,
     name: Name,
-    meshIPv4: Text(15),
-    meshIPv6: Text(39),
+    meshIPv4: Ip(4),
+    meshIPv6: Ip(6),
     /** STUN transport addresses: [address 1 port 1, address 1 port 2, address 2 port 1, address 2 port 2], as many as there are, per family. */
     stun: v.pipe(v.array(Address), v.maxLength(16)),
     stunUsername: Text(64),
