@@ -1,6 +1,6 @@
 /**
  * Limits TCP connections that have not got further than HTTP yet (PRODUCT.md, "Before authentication"): 16 for each source, 256 in
- * all, and 5 s to send a whole request. Pure: the listeners tell it what happens and close what it says.
+ * all, and 5 s to send a whole request; and those to the SSH endpoint that have not logged in. Pure: the listeners tell it what happens and close what it says.
  *
  * A connection that becomes a WebSocket is released here and counted by the hub until it is approved.
  */
@@ -15,9 +15,15 @@ const REQUEST_TIMEOUT_MS = 5000;
 export type ClientKey = string;
 
 export class ConnectionGuard {
+  readonly #timeoutMs: number;
   /** In the order of their deadlines, since all have the same time. */
   readonly #open = new Map<ClientKey, { readonly source: string; readonly deadline: Instant }>();
   readonly #perSource = new Map<string, number>();
+
+  /** @param timeoutMs how long a connection may take to become one that is known */
+  constructor(timeoutMs = REQUEST_TIMEOUT_MS) {
+    this.#timeoutMs = timeoutMs;
+  }
 
   get size(): number {
     return this.#open.size;
@@ -28,7 +34,7 @@ export class ConnectionGuard {
     const source = sourceOf(ip);
     const count = this.#perSource.get(source) ?? 0;
     if (this.#open.size >= MAX_CONNECTIONS || count >= MAX_PER_SOURCE) return false;
-    this.#open.set(client, { source, deadline: after(now, REQUEST_TIMEOUT_MS) });
+    this.#open.set(client, { source, deadline: after(now, this.#timeoutMs) });
     this.#perSource.set(source, count + 1);
     return true;
   }

@@ -20,10 +20,10 @@ export class TokenBucket {
     this.#filledAt = now;
   }
 
-  take(now: Instant): boolean {
+  take(now: Instant, count = 1): boolean {
     this.#fill(now);
-    if (this.#tokens < 1) return false;
-    this.#tokens -= 1;
+    if (this.#tokens < count) return false;
+    this.#tokens -= count;
     return true;
   }
 

@@ -47,13 +47,13 @@ export function createLog(level: LogLevel, format: LogFormat, write: (line: stri
     (of: LogLevel) =>
     (text: string): void => {
       if (LEVELS.indexOf(of) < lowest) return;
-      if (format === "json") write(JSON.stringify({ at: new Date().toISOString(), level: of, message: text }));
+      if (format === "json") write(JSON.stringify({ time: new Date().toISOString(), level: of, message: text }));
       else write(of === "info" ? text : `${of}: ${text}`);
     };
   return {
     // Stable events are written whatever the level: programs wait for them.
     event(event) {
-      if (format === "json") write(JSON.stringify({ at: new Date().toISOString(), level: "info", ...event }));
+      if (format === "json") write(JSON.stringify({ time: new Date().toISOString(), level: "info", ...event }));
       else if (lowest <= LEVELS.indexOf("info") || event.event === "join_line") write(inWords(event));
     },
     debug: message("debug"),

@@ -17,7 +17,12 @@ import { type CoordinatorIdentity, loadIdentity, MeshRangeConflict } from "./reg
 import { JOIN_KEY_RANDOM_BYTES, newJoinKey } from "./registry/join_key.ts";
 import { advertised, type Reachable } from "./signalling/advertised.ts";
 import { createSignallingServer } from "./signalling/signalling_server.ts";
+import { createRelayService, type RelayService } from "./relay/relay_service.ts";
+import { createRelayWebSocketServer, RELAY_PATH } from "./relay/relay_websocket.ts";
+import { loadHostKey } from "./ssh/host_key.ts";
+import { openSshServer, type SshServer } from "./ssh/ssh_server.ts";
 import { openSqliteStore } from "./store/sqlite_store.ts";
+import type { PeerId } from "../shared/session/identity.ts";
 import type { Store } from "./store/store.ts";
 import { defaultStunAddresses, type LocalNetwork, readLocalNetwork } from "./stun/stun_addresses.ts";
 import { openStunSockets } from "./stun/stun_sockets.ts";
@@ -106,7 +111,18 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
 
   // Filled in as the listeners come up; nobody is welcomed before all of them are there.
   const listeners: Listener[] = [];
-  const reachable: Reachable = { listeners, stun: stun.reported, publicHost: config.publicHost };
+  const hostKey = loadHostKey(store, (length) => new Uint8Array(randomBytes(length)));
+  let ssh: SshServer | undefined;
+  const reachable: Reachable = {
+    listeners,
+    stun: stun.reported,
+    publicHost: config.publicHost,
+    get ssh() {
+      return ssh === undefined ? undefined : { ...ssh.bound, hostKey: hostKey.publicBlob };
+    },
+  };
+  // The relay asks signalling who may talk to whom, and tells it about legs; signalling tells the relay what changed.
+  let relay: RelayService | undefined;
   const signalling = createSignallingServer({
     identity,
     store,
@@ -114,9 +130,28 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
     log,
     addToken: (id, secret) => stun.addToken(id, secret),
     removeToken: (id) => stun.removeToken(id),
+    onJoined: (peer) => relay?.onAgentJoined(peer),
+    onRulesChanged: (peer) => {
+      relay?.onRulesChanged(peer);
+      ssh?.onRulesChanged();
+    },
   });
   closers.push(() => signalling.close());
   onObserved = (observation) => signalling.onObserved(observation);
+  const members = {
+    isMember: (peer: PeerId) => signalling.isMember(peer),
+    mayTalk: (a: PeerId, b: PeerId) => signalling.mayTalk(a, b),
+  };
+  relay = createRelayService({ ...members, log, tellLeg: (to, peer, leg) => signalling.tellLeg(to, peer, leg) });
+  const relayWebSockets = createRelayWebSocketServer({
+    relay,
+    log,
+    redeem: (token) => signalling.redeemRelayToken(token),
+  });
+  closers.push(() => relayWebSockets.close());
+  ssh = await openSshServer({ listen: config.sshListen, hostKey, relay, log, isMember: members.isMember });
+  closers.push(() => ssh?.close());
+  log.event({ event: "listening", kind: "ssh", address: ssh.bound.host, port: ssh.bound.port });
 
   let isHealthy = false;
   closers.push(() => {
@@ -130,7 +165,10 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
       tls,
       app,
       guard,
-      onUpgrade: (request, socket, head) => signalling.onUpgrade(request, socket, head),
+      onUpgrade: (request, socket, head) => {
+        const isRelay = request.url?.split("?")[0] === RELAY_PATH;
+        (isRelay ? relayWebSockets : signalling).onUpgrade(request, socket, head);
+      },
     });
     closers.push(() => http.close());
     listeners.push(http.bound);

@@ -25,6 +25,8 @@ const NODE_CRYPTO = new Set(["shared/session/primitives.ts", "agent/data/data_pl
 
 /** Shells that live beside the rules which they drive: real sockets and the machine's own addresses. */
 const SHELLS = new Set([
+  "coordinator/relay/relay_service.ts",
+  "coordinator/relay/relay_websocket.ts",
   "coordinator/signalling/signalling_server.ts",
   "coordinator/stun/stun_addresses.ts",
   "coordinator/stun/stun_sockets.ts",

@@ -1,5 +1,5 @@
 /**
- * What an agent is told about where the coordinator can be reached: URLs of all listeners and STUN addresses.
+ * What an agent is told about where the coordinator can be reached: URLs of all listeners, STUN addresses, the SSH endpoint.
  *
  * Behind a port forward or a cloud's 1:1 NAT we only know private addresses of ours. Then the address by which the agent has reached
  * us, or `--public-host`, stands for them.
@@ -18,19 +18,36 @@ export interface Reachable {
   readonly listeners: readonly Listener[];
   readonly stun: readonly TransportAddress[];
   readonly publicHost: string | undefined;
+  /** The SSH endpoint with its host key as SSH sends it (RFC 4253 §6.6). */
+  readonly ssh?: SshEndpoint | undefined;
+}
+
+export interface SshEndpoint {
+  readonly host: string;
+  readonly port: number;
+  readonly hostKey: Uint8Array;
+}
+
+export interface Advertised {
+  readonly listeners: string[];
+  readonly stun: TransportAddress[];
+  readonly ssh: SshEndpoint | undefined;
 }
 
 /** @param hostHeader the Host header of the agent's request, with or without a port */
-export function advertised(
-  own: Reachable,
-  hostHeader: string | undefined,
-): { readonly listeners: string[]; readonly stun: TransportAddress[] } {
+export function advertised(own: Reachable, hostHeader: string | undefined): Advertised {
   const used = own.publicHost ?? hostOf(hostHeader);
+  const hostFor = (bound: string): string | undefined => own.publicHost ?? (WILDCARDS.includes(bound) ? used : bound);
   const listeners = own.listeners.flatMap((listener) => {
-    const host = own.publicHost ?? (WILDCARDS.includes(listener.host) ? used : listener.host);
+    const host = hostFor(listener.host);
     return host === undefined ? [] : [formatUrl({ ...listener, host })];
   });
-  return { listeners: [...new Set(listeners)].slice(0, MAX_LISTENERS), stun: stunFor(own.stun, used) };
+  const sshHost = own.ssh === undefined ? undefined : hostFor(own.ssh.host);
+  return {
+    listeners: [...new Set(listeners)].slice(0, MAX_LISTENERS),
+    stun: stunFor(own.stun, used),
+    ssh: own.ssh === undefined || sshHost === undefined ? undefined : { ...own.ssh, host: sshHost },
+  };
 }
 
 export const formatUrl = ({ scheme, host, port }: Listener): string => {

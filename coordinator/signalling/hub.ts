@@ -20,6 +20,7 @@ import {
   encodeMessage,
   MAX_UNAUTHENTICATED_BYTES,
   REFUSALS,
+  type RelayLeg,
   type Refusal,
 } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
@@ -34,6 +35,7 @@ import { AgentClock } from "./clock.ts";
 import { Observations } from "./observations.ts";
 import { PeerList } from "./peer_list.ts";
 import { PunchSchedule } from "./punch_schedule.ts";
+import { RelayTokens } from "./relay_tokens.ts";
 
 /** Chosen by the driver, never used again. */
 export type ConnectionId = number;
@@ -51,6 +53,13 @@ export type HubInput =
   | { readonly type: "observed"; readonly observation: StunObservation }
   /** Another process has written to the store. */
   | { readonly type: "store_changed" }
+  /** The relay tells an agent what relay leg a peer has. */
+  | {
+      readonly type: "peer_leg";
+      readonly to: PeerId;
+      readonly peer: PeerId;
+      readonly leg: RelayLeg | null;
+    }
   | { readonly type: "timeout" };
 
 export type HubAction =
@@ -60,6 +69,10 @@ export type HubAction =
   | { readonly type: "authenticated"; readonly connection: ConnectionId }
   | { readonly type: "add_token"; readonly id: string; readonly secret: Uint8Array }
   | { readonly type: "remove_token"; readonly id: string }
+  /** An agent is there, perhaps again: what the relay told it before is lost. */
+  | { readonly type: "joined"; readonly peer: PeerId }
+  /** Who may talk to whom has changed: for this peer, or for anybody. */
+  | { readonly type: "rules_changed"; readonly peer?: PeerId }
   | { readonly type: "event"; readonly event: LogEvent }
   | { readonly type: "failed"; readonly message: string };
 
@@ -91,6 +104,7 @@ const STRANGER_LOG_RATE = { perSecond: 2, burst: 20 };
 const MESSAGE_RATE = { perSecond: 200, burst: 400 };
 /** Each block list is written to the disk. */
 const BLOCK_RATE = { perSecond: 1, burst: 5 };
+const TOKEN_RATE = { perSecond: 2, burst: 20 };
 const PUNCH_RATE = { perSecond: 20, burst: 40 };
 
 const OBSERVED_DELAY_MS = 20;
@@ -114,6 +128,7 @@ interface Agent {
   readonly messages: TokenBucket;
   readonly blockChanges: TokenBucket;
   readonly punches: TokenBucket;
+  readonly relayTokens: TokenBucket;
   clockRequestCount: number;
   nextClockRequestAt: Instant;
   observedDueAt: Instant | undefined;
@@ -148,6 +163,7 @@ export class Hub {
   readonly #online = new Map<PeerId, Connection>();
   readonly #tokens = new Map<string, PeerId>();
   readonly #schedule = new PunchSchedule();
+  readonly #relayTokens: RelayTokens;
   readonly #peers: PeerList;
   #blocks: Map<PeerId, Set<PeerId>>;
   #waitingPunches: WaitingPunch[] = [];
@@ -161,6 +177,7 @@ export class Hub {
     this.#options = options;
     this.#peers = new PeerList(options.store.peers("approved"), (id) => this.#online.has(id));
     this.#blocks = options.store.blocks();
+    this.#relayTokens = new RelayTokens(options.random);
   }
 
   /** Asked before a WebSocket is accepted at all. */
@@ -184,6 +201,22 @@ export class Hub {
     return this.#dropped;
   }
 
+  isMember(id: PeerId): boolean {
+    return this.#peers.has(id);
+  }
+
+  /** May anything be carried between these two? Both are members and neither refuses the other. */
+  mayTalk(a: PeerId, b: PeerId): boolean {
+    if (a === b || this.#blocks.get(a)?.has(b) === true || this.#blocks.get(b)?.has(a) === true) return false;
+    return this.#peers.has(a) && this.#peers.has(b);
+  }
+
+  /** Whose relay connection this token opens; it does so once. */
+  redeemRelayToken(token: string, now: Instant): PeerId | undefined {
+    const peer = this.#relayTokens.redeem(token, now);
+    return peer !== undefined && this.#peers.has(peer) ? peer : undefined;
+  }
+
   handle(input: HubInput, now: Instant): void {
     switch (input.type) {
       case "opened":
@@ -205,6 +238,11 @@ export class Hub {
       case "store_changed":
         this.#reload(now);
         break;
+      case "peer_leg": {
+        const connection = this.#online.get(input.to);
+        if (connection !== undefined) this.#send(connection, { type: "peer_leg", peer: input.peer, leg: input.leg });
+        break;
+      }
       case "timeout":
         break;
       default:
@@ -311,6 +349,7 @@ export class Hub {
       messages: new TokenBucket(MESSAGE_RATE, now),
       blockChanges: new TokenBucket(BLOCK_RATE, now),
       punches: new TokenBucket(PUNCH_RATE, now),
+      relayTokens: new TokenBucket(TOKEN_RATE, now),
       clockRequestCount: 0,
       nextClockRequestAt: now,
       observedDueAt: undefined,
@@ -326,7 +365,7 @@ export class Hub {
     this.#tokens.set(tokenId, peer.id);
     this.#actions.push({ type: "add_token", id: tokenId, secret });
 
-    const { listeners, stun } = advertised(this.#options.reachable, connection.host);
+    const { listeners, stun, ssh } = advertised(this.#options.reachable, connection.host);
     this.#send(connection, {
       type: "welcome",
       id: peer.id,
@@ -337,10 +376,13 @@ export class Hub {
       stunUsername: tokenId,
       stunSecret: secret,
       listeners,
+      ...(ssh === undefined ? {} : { ssh }),
     });
     this.#requestClock(connection, agent, now);
     for (const message of this.#peers.messagesFor(peer.id)) this.#send(connection, message);
     this.#peers.put(peer, instance, now);
+    if (isNew) this.#actions.push({ type: "rules_changed", peer: peer.id });
+    this.#actions.push({ type: "joined", peer: peer.id });
     this.#actions.push({ type: "event", event: { event: "agent_joined", id: peer.id, name: peer.name, isNew } });
   }
 
@@ -389,6 +431,11 @@ export class Hub {
       }
       case "block":
         if (agent.blockChanges.take(now)) this.#block(agent.id, message.peers);
+        else this.#dropped++;
+        return;
+      case "relay_token_request":
+        if (agent.relayTokens.take(now))
+          this.#send(connection, { type: "relay_token", token: this.#relayTokens.issue(agent.id, now) });
         else this.#dropped++;
         return;
       case "leave":
@@ -449,13 +496,12 @@ export class Hub {
       this.#fail(`Cannot keep the block list of "${this.#nameOf(id)}"`, error);
     }
     this.#blocks.set(id, new Set(peers));
+    this.#actions.push({ type: "rules_changed", peer: id });
   }
 
   /** The connection of `to`, if both are members and neither refuses the other. */
   #reach(from: PeerId, to: PeerId): Connection | undefined {
-    if (from === to || this.#blocks.get(from)?.has(to) === true || this.#blocks.get(to)?.has(from) === true)
-      return undefined;
-    return this.#online.get(to);
+    return this.mayTalk(from, to) ? this.#online.get(to) : undefined;
   }
 
   #observe(observation: StunObservation, now: Instant): void {
@@ -483,6 +529,7 @@ export class Hub {
       if (connection !== undefined) this.#refuse(connection, "removed", "Ask for a new key to join again", now, name);
       this.#sendToAll({ type: "peer_removed", id });
     }
+    this.#actions.push({ type: "rules_changed" });
     for (const connection of this.#connections.values()) {
       if (connection.stage.name === "pending" && this.#peers.has(connection.stage.applicant.id))
         this.#admit(connection, connection.stage.applicant, now);

@@ -8,7 +8,8 @@ import type { Duplex } from "node:stream";
 // @ts-types="@types/ws"
 import { type RawData, WebSocket, WebSocketServer } from "ws";
 import { assertNever } from "../../shared/assert.ts";
-import { MAX_SIGNAL_BYTES, MAX_UNAUTHENTICATED_BYTES } from "../../shared/signal/messages.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
+import { MAX_SIGNAL_BYTES, MAX_UNAUTHENTICATED_BYTES, type RelayLeg } from "../../shared/signal/messages.ts";
 import { type Instant, instant } from "../../shared/time.ts";
 import { sourceOf } from "../limits.ts";
 import type { Log } from "../log.ts";
@@ -31,6 +32,11 @@ export interface SignallingServer {
   onUpgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void;
   onObserved(observation: StunObservation): void;
   onStoreChanged(): void;
+  isMember(peer: PeerId): boolean;
+  mayTalk(a: PeerId, b: PeerId): boolean;
+  redeemRelayToken(token: string): PeerId | undefined;
+  /** Tells an agent, if it is there, what relay leg a peer has. */
+  tellLeg(to: PeerId, peer: PeerId, leg: RelayLeg | null): void;
   close(): void;
 }
 
@@ -41,6 +47,9 @@ export interface SignallingOptions {
   readonly log: Log;
   readonly addToken: (id: string, secret: Uint8Array) => void;
   readonly removeToken: (id: string) => void;
+  readonly onJoined: (peer: PeerId) => void;
+  /** Who may talk to whom has changed: for this peer, or for anybody. */
+  readonly onRulesChanged: (peer: PeerId | undefined) => void;
 }
 
 interface Client {
@@ -110,6 +119,10 @@ export function createSignallingServer(options: SignallingOptions): SignallingSe
         return options.addToken(action.id, action.secret);
       case "remove_token":
         return options.removeToken(action.id);
+      case "joined":
+        return options.onJoined(action.peer);
+      case "rules_changed":
+        return options.onRulesChanged(action.peer);
       case "event":
         return log.event(action.event);
       case "failed":
@@ -162,6 +175,10 @@ export function createSignallingServer(options: SignallingOptions): SignallingSe
     },
     onObserved: (observation) => step({ type: "observed", observation }),
     onStoreChanged: () => step({ type: "store_changed" }),
+    isMember: (peer) => hub.isMember(peer),
+    mayTalk: (a, b) => hub.mayTalk(a, b),
+    redeemRelayToken: (token) => hub.redeemRelayToken(token, now()),
+    tellLeg: (to, peer, leg) => step({ type: "peer_leg", to, peer, leg }),
     close() {
       isClosed = true;
       clearTimeout(timer);

@@ -42,8 +42,8 @@ export interface PeerRecord {
   readonly lastSeenUnixMs: number;
 }
 
-/** `static_key`: private X25519 scalar in base64. `mesh_ipv4`, `mesh_ipv6`: CIDR. `first_key`: set once the first key was made. */
-export type MetaName = "static_key" | "mesh_ipv4" | "mesh_ipv6" | "first_key";
+/** `static_key`: private X25519 scalar in base64. `ssh_host_key`: Ed25519 seed in base64. `mesh_ipv4`, `mesh_ipv6`: CIDR. `first_key`: set once the first key was made. */
+export type MetaName = "static_key" | "mesh_ipv4" | "mesh_ipv6" | "first_key" | "ssh_host_key";
 
 export interface Store {
   meta(name: MetaName): string | undefined;

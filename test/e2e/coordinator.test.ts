@@ -98,7 +98,16 @@ describe("a start that cannot succeed", () => {
     await new Promise((resolve) => server.on("listening", resolve));
     const address = server.address();
     const port = typeof address === "object" ? address?.port : undefined;
-    const flags = ["--stun-address", "127.0.0.1", "--stun-port", "0", "--stun-alternate-port", "0"];
+    const flags = [
+      "--ssh-listen",
+      "127.0.0.1:0",
+      "--stun-address",
+      "127.0.0.1",
+      "--stun-port",
+      "0",
+      "--stun-alternate-port",
+      "0",
+    ];
     const { code, stderr } = await coordinatorCommand([
       "--listen",
       `127.0.0.1:${port}`,
@@ -120,6 +129,8 @@ describe("a start that cannot succeed", () => {
       `127.0.0.1:${first.port("http")}`,
       "--data-dir",
       first.dataDir,
+      "--ssh-listen",
+      "127.0.0.1:0",
       "--stun-address",
       "127.0.0.1",
       "--stun-port",
@@ -140,6 +151,8 @@ describe("a start that cannot succeed", () => {
       "127.0.0.1:0",
       "--data-dir",
       dataDir,
+      "--ssh-listen",
+      "127.0.0.1:0",
       "--stun-address",
       "127.0.0.1",
       "--stun-port",

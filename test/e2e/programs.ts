@@ -16,7 +16,9 @@ export const DENO = join(ROOT, "node_modules", ".bin", "deno");
 export const AGENT = join(ROOT, "dist", "tunnelmesh-agent");
 /** Anything that takes longer has hung: longer than any `--timeout` that a test gives. */
 const PATIENCE_MS = 12_000;
-const LOOPBACK_PORTS = ["--stun-address", "127.0.0.1", "--stun-port", "0", "--stun-alternate-port", "0"];
+const LOOPBACK_PORTS = "--ssh-listen 127.0.0.1:0 --stun-address 127.0.0.1 --stun-port 0 --stun-alternate-port 0".split(
+  " ",
+);
 
 export class Stage {
   readonly #directory = mkdtempSync(join(tmpdir(), "tunnelmesh-e2e-"));

@@ -101,7 +101,7 @@ test("every type of signalling message has a vector", () => {
   }
 });
 
-const OPTIONAL: ReadonlySet<string> = new Set(["key", "roundTripMs"]);
+const OPTIONAL: ReadonlySet<string> = new Set(["key", "roundTripMs", "ssh"]);
 
 /** As JSON has it: without keys that are undefined. */
 const plain = (value: unknown): unknown => (value === undefined ? undefined : JSON.parse(JSON.stringify(value)));

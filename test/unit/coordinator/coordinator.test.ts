@@ -38,6 +38,7 @@ describe("the running coordinator", () => {
     expect(listening.map(({ kind, address }) => `${String(kind)} ${String(address)}`)).toEqual([
       "stun 127.0.0.1",
       "stun 127.0.0.1",
+      "ssh 127.0.0.1",
       "http 127.0.0.1",
       "http 127.0.0.2",
     ]);
@@ -265,6 +266,8 @@ describe("starting", () => {
     ]);
     const coordinator = await start();
     const busy = [
+      "--ssh-listen",
+      "127.0.0.1:0",
       "--listen",
       `127.0.0.1:${coordinator.port("http")}`,
       "--stun-port",

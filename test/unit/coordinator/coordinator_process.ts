@@ -64,7 +64,7 @@ export class CoordinatorProcess {
   /** Runs on loopback and free ports; `ready` has been logged when this returns. */
   static async start(argv: string[] = [], dataDir = temporaryDirectory()): Promise<CoordinatorProcess> {
     const defaults =
-      "--listen 127.0.0.1:0 --stun-address 127.0.0.1 --stun-port 0 --stun-alternate-port 0 --log-format json";
+      "--listen 127.0.0.1:0 --ssh-listen 127.0.0.1:0 --stun-address 127.0.0.1 --stun-port 0 --stun-alternate-port 0 --log-format json";
     const coordinator = new CoordinatorProcess(dataDir, ["--data-dir", dataDir, ...defaults.split(" "), ...argv]);
     await coordinator.event("ready");
     return coordinator;
