@@ -58,7 +58,7 @@ describe("pairs of NATs", () => {
       if (one === undefined || two === undefined) throw new Error("Two agents expected");
       expect(await one.wait(`direct=${two.name}`, 8)).toBe(7);
       const peer = await one.peer(two.name);
-      expect(peer?.path).toBeNull();
+      expect(peer?.path?.kind).toBe("ssh");
       expect(peer?.why).toMatch(reason);
       expect((await one.status()).self.nat.label).toBe(LABELS[a]);
       expect((await two.status()).self.nat.label).toBe(LABELS[b]);

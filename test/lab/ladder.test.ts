@@ -1,0 +1,108 @@
+/**
+ * The whole ladder: each unordered pair of sites ends on the rung that physics and its firewalls allow, asserted by rung and by leg,
+ * and carries a file over it.
+ *
+ * The HTTP-proxy-only site is a LAN whose router forwards nothing; a real tinyproxy on it allows CONNECT to port 443.
+ */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { withLab } from "./lab_case.ts";
+import { type MeshAgent, startAgent, startCoordinator, transferFile } from "./mesh.ts";
+import type { Lab, Site, SiteNat } from "./topology.ts";
+
+type SiteKind = SiteNat | "httpproxy";
+const KINDS: readonly SiteKind[] = [
+  "open",
+  "fullcone",
+  "restricted",
+  "portrestricted",
+  "symmetric",
+  "udpblocked",
+  "tcp443only",
+  "httpproxy",
+];
+const WEB_ONLY: readonly SiteKind[] = ["tcp443only", "httpproxy"];
+const NO_UDP: readonly SiteKind[] = ["udpblocked", ...WEB_ONLY];
+const PROXY_PORT = 3128;
+const FILE_BYTES = 1_000_000;
+
+const pairs = KINDS.flatMap((a, i) => KINDS.slice(i).map((b): [SiteKind, SiteKind] => [a, b]));
+
+test.each(pairs)("%s x %s is connected by the best rung there is", async (a, b) => {
+  await withLab({ sites: [{ nat: natOf(a) }, { nat: natOf(b) }] }, async (lab) => {
+    const coordinator = await startCoordinator(lab, { listen: ["http://0.0.0.0:8080", "http://0.0.0.0:443"] });
+    const key = await coordinator.createKey({ reusable: true });
+    const one = await join_(lab, 1, a, coordinator, key);
+    const two = await join_(lab, 2, b, coordinator, key);
+    const rung = expectedRung(a, b);
+    await waitForRung(one, two.name, rung);
+    await waitForRung(two, one.name, rung);
+    const file = await transferFile(one, two, { bytes: FILE_BYTES });
+    expect(file.bytes).toBe(FILE_BYTES);
+    const [here, there] = [await one.peer(two.name), await two.peer(one.name)];
+    expect([here?.path?.kind, there?.path?.kind]).toEqual([rung, rung]);
+    const legs = rung === "direct" ? null : { local: legOf(a), remote: legOf(b) };
+    expect(here?.path?.legs).toEqual(legs);
+    expect(there?.path?.legs).toEqual(legs === null ? null : { local: legs.remote, remote: legs.local });
+    if (rung !== "direct") expect(here?.why).toMatch(/^Relayed through the coordinator by (SSH|WebSocket)/);
+  });
+});
+
+function natOf(kind: SiteKind): SiteNat {
+  return kind === "httpproxy" ? "portrestricted" : kind;
+}
+
+const legOf = (kind: SiteKind): "ssh" | "websocket" => (WEB_ONLY.includes(kind) ? "websocket" : "ssh");
+
+function expectedRung(a: SiteKind, b: SiteKind): "direct" | "ssh" | "websocket" {
+  const isBlocked = NO_UDP.includes(a) || NO_UDP.includes(b);
+  const defeats = (sender: SiteKind, receiver: SiteKind): boolean =>
+    sender === "symmetric" && (receiver === "portrestricted" || receiver === "symmetric");
+  if (!isBlocked && !defeats(a, b) && !defeats(b, a)) return "direct";
+  return legOf(a) === "ssh" && legOf(b) === "ssh" ? "ssh" : "websocket";
+}
+
+async function join_(
+  lab: Lab,
+  index: number,
+  kind: SiteKind,
+  coordinator: { readonly url: string },
+  key: string,
+): Promise<MeshAgent> {
+  const site = lab.site(index);
+  const url = WEB_ONLY.includes(kind) ? coordinator.url.replace(/:\d+$/, ":443") : coordinator.url;
+  const proxy = kind === "httpproxy" ? await closeAllButProxy(lab, site) : undefined;
+  const extra = proxy === undefined ? [] : ["--proxy", proxy];
+  return startAgent(lab, site.host, { name: `h${index}`, url, key, extra });
+}
+
+/** Nothing is forwarded any more; the router's own proxy is the only way out. Returns its URL. */
+async function closeAllButProxy(lab: Lab, site: Site): Promise<string> {
+  const { router, lan } = site;
+  if (router === undefined || lan === undefined) throw new Error("A site with a router expected");
+  const { gateway, cidr } = lan;
+  await router.execChecked(["nft", "insert", "rule", "inet", "fw", "forward", "iifname", "lan", "counter", "drop"]);
+  const directory = lab.directory("proxy");
+  const config = join(directory, "tinyproxy.conf");
+  writeFileSync(config, `Port ${PROXY_PORT}\nListen ${gateway}\nTimeout 600\nAllow ${cidr}\nConnectPort 443\n`);
+  const proxy = router.spawn(["tinyproxy", "-d", "-c", config]);
+  void proxy.exited;
+  const deadline = performance.now() + 5000;
+  while (performance.now() < deadline) {
+    const { stdout } = await router.exec(["ss", "-ltn"]);
+    if (stdout.includes(`${gateway}:${PROXY_PORT}`)) return `http://${gateway}:${PROXY_PORT}`;
+  }
+  throw new Error("tinyproxy did not start");
+}
+
+async function waitForRung(agent: MeshAgent, peer: string, rung: string): Promise<void> {
+  if (rung === "direct") {
+    await agent.waitDirect(peer, 10);
+    return;
+  }
+  expect(await agent.wait(`peer=${peer}`, 10)).toBe(0);
+  // The better of two relays may come a moment after the other.
+  const deadline = performance.now() + 5000;
+  while ((await agent.peer(peer))?.path?.kind !== rung && performance.now() < deadline);
+}
