@@ -14,7 +14,7 @@ import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.
 import { openInitiation, PeerSession } from "../../shared/session/peer_session.ts";
 import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
-import { decodeControl, encodeControl, type ControlMessage } from "../../shared/wire/control.ts";
+import { decodeControl, encodeControl, type ControlMessage, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
 import { decodeHandshake } from "../../shared/wire/handshake.ts";
 import { FIRST_RELAY_LEG, type Leg, type PathRef, type PlaneReport } from "../data/plane.ts";
@@ -24,7 +24,7 @@ import { PeerPaths } from "../path/peer_paths.ts";
 import type { NodeAction, NodeEvent, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
 import { chooseRoute, isSameRoute } from "./ladder.ts";
-import { IDLE_MS, isIdle, isInUse, type Peer, remember, whySentence } from "./peer.ts";
+import { IDLE_MS, isIdle, isInUse, type Peer, remember, whySentence, wishOf } from "./peer.ts";
 
 /** The leg of sealed frames that travel as signalling messages. `to` is the peer's slot in four bytes. */
 export const SIGNAL_LEG: Leg = FIRST_RELAY_LEG;
@@ -120,7 +120,7 @@ export class Node {
     if (this.#relays[kind] === isUp) return;
     this.#relays[kind] = isUp;
     for (const peer of this.#peers.values()) {
-      if (isUp && peer.session.isEstablished) this.#actions.push({ type: "relay_open", kind, peer: peer.id });
+      if (isUp && peer.session.isEstablished) this.#openRelay(peer, kind);
       this.#updateRoute(peer, isUp ? `the ${kind} relay is there` : `the ${kind} relay was lost`, now);
     }
     this.#settle(now);
@@ -245,6 +245,17 @@ export class Node {
     }
     this.#settle(now);
     return true;
+  }
+
+  /** The operator's choice for this peer. The peer is told, since a path has two ends. */
+  choosePath(id: PeerId, wish: RungWish, now: Instant): void {
+    const peer = this.#peers.get(id);
+    if (peer === undefined || peer.trust !== "pinned") return;
+    peer.wish = wish;
+    this.#use(peer, now);
+    if (peer.session.isEstablished) this.#tellWish(peer);
+    this.#applyWish(peer, "chosen by the operator", now);
+    this.#settle(now);
   }
 
   /** Marks a peer as used and opens it. */
@@ -404,6 +415,8 @@ export class Node {
       waitingEchoes: [],
       route: undefined,
       remoteLeg: null,
+      wish: "auto",
+      remoteWish: "auto",
       relayRttMs: undefined,
       relayEchoAt: undefined,
       rxBytes: 0,
@@ -486,9 +499,14 @@ export class Node {
   }
 
   #tick(now: Instant): void {
+    const { generation } = this.#gathering.candidates(true);
     for (const peer of this.#peers.values()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);
+      // What changed while the handshake was under way, or while the peer was idle.
+      if (inUse && peer.session.isEstablished && peer.toldGeneration !== generation) {
+        this.#tellCandidates(peer, this.#routeRef(peer) ?? this.#signalRef(peer));
+      }
       if ((inUse || peer.route !== undefined) && peer.session.isRekeyDue(now)) this.#initiate(peer, now);
       if (inUse && !peer.session.isEstablished && !peer.session.isHandshaking) this.#initiate(peer, now);
       if (peer.usedAt !== undefined && now - peer.usedAt >= IDLE_MS && peer.route !== undefined) {
@@ -624,15 +642,13 @@ export class Node {
     way: PathRef | undefined,
     now: Instant,
   ): void {
-    peer.nat = list.nat;
+    if (peer.paths.setRemote(list)) peer.nat = list.nat;
     // The peer has opened it for a reason: it is not let go again before that shows.
     if (isIdle(peer, now)) peer.usedAt = now;
-    peer.paths.setRemote(list);
     peer.paths.setEnabled(true, now);
     peer.paths.setInUse(isInUse(peer, now), now);
-    for (const kind of RELAY_KINDS) {
-      if (this.#relays[kind]) this.#actions.push({ type: "relay_open", kind, peer: peer.id });
-    }
+    for (const kind of RELAY_KINDS) this.#openRelay(peer, kind);
+    if (peer.wish !== "auto") this.#tellWish(peer);
     this.#updateRoute(peer, "relayed at once", now);
     if (initiator) {
       // The first sealed frame proves to the responder that we have the keys; it carries the candidates that the initiation could not.
@@ -690,8 +706,11 @@ export class Node {
         break;
       }
       case "candidates":
-        peer.nat = message.list.nat;
-        peer.paths.setRemote(message.list);
+        if (peer.paths.setRemote(message.list)) peer.nat = message.list.nat;
+        break;
+      case "wish":
+        peer.remoteWish = message.rung;
+        this.#applyWish(peer, "chosen by the peer's operator", now);
         break;
       case "close":
         this.#letGo(
@@ -722,6 +741,24 @@ export class Node {
     this.#sendControl(peer, path, { type: "echo", sequence, time: Math.floor(now * 1000) });
     // It wants an answer as data does, so silence makes the path suspect as soon.
     peer.paths.handleSent(now);
+  }
+
+  #openRelay(peer: Peer, kind: RelayLeg): void {
+    if (!this.#relays[kind] || (kind === "ssh" && wishOf(peer) === "websocket")) return;
+    this.#actions.push({ type: "relay_open", kind, peer: peer.id });
+  }
+
+  #tellWish(peer: Peer): void {
+    this.#sendControl(peer, this.#routeRef(peer) ?? this.#signalRef(peer), { type: "wish", rung: peer.wish });
+  }
+
+  /** Without a channel of its own on the SSH connection this peer's frames come in by the WebSocket. */
+  #applyWish(peer: Peer, reason: string, now: Instant): void {
+    if (this.#relays.ssh && peer.session.isEstablished) {
+      const type = wishOf(peer) === "websocket" ? "relay_close" : "relay_open";
+      this.#actions.push({ type, kind: "ssh", peer: peer.id });
+    }
+    this.#updateRoute(peer, reason, now);
   }
 
   #tellCandidates(peer: Peer, path: PathRef): void {
@@ -845,7 +882,7 @@ export class Node {
     const isPlanned =
       before !== undefined &&
       (before.kind === "direct" ? before.pair.isValid : this.#relays[before.legs.local] && peer.remoteLeg !== null);
-    const rungs = { pair: peer.paths.selected, relays: this.#relays, remoteLeg: peer.remoteLeg };
+    const rungs = { pair: peer.paths.selected, relays: this.#relays, remoteLeg: peer.remoteLeg, wish: wishOf(peer) };
     const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
     if (isSameRoute(before, route)) return;
     peer.route = route;

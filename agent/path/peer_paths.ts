@@ -129,11 +129,12 @@ export class PeerPaths {
     this.#makePairs();
   }
 
-  /** A sealed list from the peer itself. An older generation than the one we have is ignored. */
-  setRemote(list: CandidateList): void {
-    if (this.#remote !== undefined && list.generation < this.#remote.generation) return;
+  /** A sealed list from the peer itself. False, and ignored, when it is older than the one we have: it came by a slower way. */
+  setRemote(list: CandidateList): boolean {
+    if (this.#remote !== undefined && list.generation < this.#remote.generation) return false;
     this.#remote = list;
     this.#makePairs();
+    return true;
   }
 
   /** Addresses of the peer that the coordinator has seen itself. Alone they are worth nothing: see pair.ts. */
