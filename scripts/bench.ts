@@ -176,6 +176,6 @@ function parse(): { readonly json: string | undefined; readonly seconds: number 
     return { json: values.json, seconds };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : String(error)}\n\n${HELP}`);
-    process.exit(2);
+    return process.exit(2);
   }
 }
