@@ -11,8 +11,8 @@ import type { Leg } from "../data/plane.ts";
 
 /** PRODUCT rule "Nobody can be aimed": probes to a candidate that only the peer vouches for. */
 export const UNTRUSTED_PROBES = 5;
-/** Unanswered probes remembered per pair: an answer to an older one counts for nothing. */
-const MAX_OUTSTANDING = 16;
+/** Unanswered probes remembered per pair: an answer to an older one counts for nothing. A round sends 13, on slow paths all unanswered. */
+const MAX_OUTSTANDING = 64;
 /** Smoothing of the round trip as in RFC 6298 §2. */
 const RTT_GAIN = 1 / 8;
 

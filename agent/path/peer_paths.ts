@@ -37,6 +37,8 @@ const CONSENT_MS = 5000;
 /** Data was sent and nothing came back for this long, besides the round trip: probe, and then again at these intervals. */
 const SUSPECT_AFTER_MS = 300;
 const SUSPECT_PROBE_MS = 80;
+/** A probe that answers the peer's probes is not repeated sooner. Shorter than the densest step of a round. */
+const TRIGGERED_GAP_MS = 15;
 /** Without traffic nothing is at stake, so a short outage should not cost the path. */
 const QUIET_PROBE_MS = 300;
 /**
@@ -215,8 +217,10 @@ export class PeerPaths {
       answered: pair.isValid,
       seenFrom: from,
     });
-    // Triggered check (RFC 8445 §7.3.1.4): what reached us is the best guess at what our own probe can reach.
-    if (!pair.isValid && this.#mayProbe(pair, now)) this.#probe(pair, now);
+    // Triggered check (RFC 8445 §7.3.1.4): what reached us is the best guess at what our own probe can reach. One for a whole volley:
+    // the peer's probes to each of our mappings arrive here together.
+    const isVolley = pair.lastProbeAt !== undefined && now - pair.lastProbeAt < TRIGGERED_GAP_MS;
+    if (!pair.isValid && !isVolley && this.#mayProbe(pair, now)) this.#probe(pair, now);
     if (this.#selected === undefined && !pair.isValid && pair.nextProbeAt === undefined) startPair(pair, now);
   }
 
@@ -459,7 +463,10 @@ export class PeerPaths {
     const suspectAt =
       this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS + rttMs);
     const consentAt = provenAt === undefined ? undefined : after(provenAt, this.#isInUse ? CONSENT_MS : KEEPALIVE_MS);
-    return earliest(suspectAt, consentAt);
+    const at = earliest(suspectAt, consentAt);
+    // Whatever is heard meanwhile, no faster than this.
+    const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
+    return at === undefined || soonest === undefined || at > soonest ? at : soonest;
   }
 
   #watchSelected(now: Instant): void {
