@@ -4,7 +4,7 @@ import { createServer } from "node:net";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { type Agent, coordinatorCommand, Stage } from "./programs.ts";
+import { type Agent, coordinatorCommand, LOOPBACK_PORTS, Stage } from "./programs.ts";
 
 const stage = new Stage();
 afterAll(() => stage.end());
@@ -98,16 +98,7 @@ describe("a start that cannot succeed", () => {
     await new Promise((resolve) => server.on("listening", resolve));
     const address = server.address();
     const port = typeof address === "object" ? address?.port : undefined;
-    const flags = [
-      "--ssh-listen",
-      "127.0.0.1:0",
-      "--stun-address",
-      "127.0.0.1",
-      "--stun-port",
-      "0",
-      "--stun-alternate-port",
-      "0",
-    ];
+    const flags = LOOPBACK_PORTS;
     const { code, stderr } = await coordinatorCommand([
       "--listen",
       `127.0.0.1:${port}`,
@@ -129,14 +120,7 @@ describe("a start that cannot succeed", () => {
       `127.0.0.1:${first.port("http")}`,
       "--data-dir",
       first.dataDir,
-      "--ssh-listen",
-      "127.0.0.1:0",
-      "--stun-address",
-      "127.0.0.1",
-      "--stun-port",
-      "0",
-      "--stun-alternate-port",
-      "0",
+      ...LOOPBACK_PORTS,
     ]);
     expect(code).toBe(1);
     expect(await first.isHealthy()).toBe(true);
@@ -151,14 +135,7 @@ describe("a start that cannot succeed", () => {
       "127.0.0.1:0",
       "--data-dir",
       dataDir,
-      "--ssh-listen",
-      "127.0.0.1:0",
-      "--stun-address",
-      "127.0.0.1",
-      "--stun-port",
-      "0",
-      "--stun-alternate-port",
-      "0",
+      ...LOOPBACK_PORTS,
     ]);
     expect([code, stderr]).toEqual([1, expect.stringContaining(dataDir)]);
     expect(existsSync(join(dataDir, "coordinator.db"))).toBe(true);

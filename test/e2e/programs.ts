@@ -16,9 +16,9 @@ export const DENO = join(ROOT, "node_modules", ".bin", "deno");
 export const AGENT = join(ROOT, "dist", "tunnelmesh-agent");
 /** Anything that takes longer has hung: longer than any `--timeout` that a test gives. */
 const PATIENCE_MS = 12_000;
-const LOOPBACK_PORTS = "--ssh-listen 127.0.0.1:0 --stun-address 127.0.0.1 --stun-port 0 --stun-alternate-port 0".split(
-  " ",
-);
+/** Free ports of loopback for everything but `--listen`. */
+export const LOOPBACK_PORTS: readonly string[] =
+  "--ssh-listen 127.0.0.1:0 --stun-address 127.0.0.1 --stun-port 0 --stun-alternate-port 0".split(" ");
 
 export class Stage {
   readonly #directory = mkdtempSync(join(tmpdir(), "tunnelmesh-e2e-"));
@@ -94,6 +94,8 @@ export class Stage {
   }
 }
 
+export type ListenerKind = "http" | "https" | "ssh" | "stun";
+
 export class Coordinator {
   readonly process: LabProcess;
   readonly events: EventLog;
@@ -105,13 +107,13 @@ export class Coordinator {
     this.dataDir = dataDir;
   }
 
-  port(kind: "http" | "https" | "stun"): number {
+  port(kind: ListenerKind): number {
     const [port] = this.ports(kind);
     if (port === undefined) throw new Error(`The coordinator has no ${kind} listener:\n${this.process.log()}`);
     return port;
   }
 
-  ports(kind: "http" | "https" | "stun"): number[] {
+  ports(kind: ListenerKind): number[] {
     const listening = this.events.all("listening").filter(({ fields }) => fields["kind"] === kind);
     return listening.map(({ fields }) => Number(fields["port"]));
   }
