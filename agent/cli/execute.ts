@@ -101,6 +101,11 @@ export async function execute(
       const result = await netcheck(invocation.options, host, signal, runners);
       return print(invocation.options.json ? jsonText(result) : renderNetcheck(result, viewOf(host)));
     }
+    case "path": {
+      const { peer, rung } = invocation.options;
+      const path = await clientOf(invocation.options, host).choosePath(peer, rung, signal);
+      return print(`${peer}: ${path.kind}\n`);
+    }
     case "trust": {
       const { name } = invocation.options;
       const fingerprint = await clientOf(invocation.options, host).trust(name, signal);

@@ -5,6 +5,7 @@
  * exit code 78; single values that make no sense are usage errors, code 2.
  */
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogFormat, type LogLevel } from "../log.ts";
 import type { WaitCondition } from "../local/contract.ts";
 import { EXIT, type ExitCode, UserError, withoutKeys } from "../state/user_error.ts";
@@ -69,6 +70,11 @@ export interface NameOptions extends AgentChoice {
   readonly name: string;
 }
 
+export interface PathOptions extends AgentChoice {
+  readonly peer: string;
+  readonly rung: RungWish;
+}
+
 export type Invocation =
   | { readonly command: "up"; readonly options: UpOptions }
   | { readonly command: "down"; readonly options: AgentChoice }
@@ -78,6 +84,7 @@ export type Invocation =
   | { readonly command: "why"; readonly options: WhyOptions }
   | { readonly command: "ping"; readonly options: PingCommandOptions }
   | { readonly command: "netcheck"; readonly options: NetcheckOptions }
+  | { readonly command: "path"; readonly options: PathOptions }
   | { readonly command: "trust" | "block"; readonly options: NameOptions }
   | { readonly command: "version"; readonly options: { readonly json: boolean } }
   | { readonly command: "help"; readonly options: { readonly text: string } };
@@ -157,7 +164,7 @@ function createProgram(env: Environment, found: (invocation: Invocation) => void
     description: string,
     examples: readonly string[],
     build: (command: Command) => void,
-    invoke: (options: never, peer: never) => Invocation,
+    invoke: (options: never, first: never, second: never) => Invocation,
   ): void => {
     const command = program.command(usage).description(description);
     build(command);
@@ -165,7 +172,7 @@ function createProgram(env: Environment, found: (invocation: Invocation) => void
     command.action((...given: unknown[]) => {
       readEnvironment(command, env);
       // Positional arguments come first, then the options and the command.
-      found(invoke(command.opts<never>(), given[0] as never));
+      found(invoke(command.opts<never>(), given[0] as never, given[1] as never));
     });
   };
   const agent = (command: Command): Command =>
@@ -266,6 +273,13 @@ function createProgram(env: Environment, found: (invocation: Invocation) => void
         .option("--until-direct", "stop with the first answer on a direct path; exit code 6 if none comes")
         .option("--timeout <seconds>", "stop after this time", values.seconds),
     (options: PingCommandOptions, peer: string) => ({ command: "ping", options: { ...options, peer } }),
+  );
+  define(
+    "path",
+    "choose the rung that carries a peer's traffic; returns when the switch is complete",
+    ["tunnelmesh-agent path nas websocket", "tunnelmesh-agent path nas auto"],
+    (command) => agent(command).addArgument(peer("peer")).addArgument(new Argument("<rung>").choices(RUNG_WISHES)),
+    (options: AgentChoice, peer: string, rung: RungWish) => ({ command: "path", options: { ...options, peer, rung } }),
   );
   define(
     "netcheck",

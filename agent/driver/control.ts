@@ -1,6 +1,7 @@
 /** What the local API asks of a running agent: status, why, ping, wait, trust, block, netcheck, stop (agent/local/contract.ts). */
 import { formatTransportAddress } from "../../shared/address.ts";
 import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
+import type { RungWish } from "../../shared/wire/control.ts";
 import type {
   AgentControl,
   Netcheck,
@@ -21,7 +22,8 @@ import { natStatusOf, netcheckOf } from "./netcheck.ts";
 
 /** A ping without an answer by then is lost. */
 const PING_TIMEOUT_MS = 2000;
-const STOP_DELAY_MS = 50;
+/** A switch takes a round trip or two; a rung that is down may take a moment to come. */
+const PATH_TIMEOUT_MS = 10_000;
 const NETCHECK_TIMEOUT_MS = 5000;
 
 export class Control implements AgentControl {
@@ -125,18 +127,7 @@ export class Control implements AgentControl {
 
   async netcheck(signal: AbortSignal): Promise<Netcheck> {
     const { gathering } = this.#agent.node;
-    const isDone = (): boolean => gathering.isComplete;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const stopListening = this.#agent.listen(() => {
-      if (isDone()) resolve();
-    });
-    const timer = setTimeout(resolve, NETCHECK_TIMEOUT_MS);
-    const onAbort = (): void => resolve();
-    signal.addEventListener("abort", onAbort, { once: true });
-    if (!isDone()) await promise;
-    stopListening();
-    clearTimeout(timer);
-    signal.removeEventListener("abort", onAbort);
+    await this.#until(() => gathering.isComplete, NETCHECK_TIMEOUT_MS, signal);
     return netcheckOf(gathering, this.#agent.self.connected);
   }
 
@@ -169,8 +160,44 @@ export class Control implements AgentControl {
   }
 
   stop(): void {
-    // The answer to whoever asked goes out first.
-    setTimeout(this.#onStop, STOP_DELAY_MS);
+    this.#onStop();
+  }
+
+  async choosePath(name: string, rung: RungWish, signal: AbortSignal): Promise<PathStatus> {
+    const { id } = this.#reachable(name);
+    this.#agent.choosePath(id, rung);
+    const current = (): PathStatus | null => {
+      const peer = this.#agent.peers().find((candidate) => candidate.id === id);
+      return peer === undefined ? null : this.#path(peer);
+    };
+    const isDone = (): boolean => {
+      const path = current();
+      return path !== null && (rung === "auto" || path.kind === rung);
+    };
+    await this.#until(isDone, PATH_TIMEOUT_MS, signal);
+    const path = current();
+    if (path !== null && isDone()) return path;
+    const why = this.#find(name)?.why ?? "the peer is gone";
+    throw new UserError(
+      EXIT.timedOut,
+      `No ${rung} path to "${name}" for now; it will be taken when there is one. ${why}`,
+    );
+  }
+
+  /** Resolves when the condition holds, checked after each step of the agent, or when the time is up. */
+  async #until(condition: () => boolean, timeoutMs: number, signal: AbortSignal): Promise<void> {
+    if (condition()) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const stopListening = this.#agent.listen(() => {
+      if (condition()) resolve();
+    });
+    const timer = setTimeout(resolve, timeoutMs);
+    const onAbort = (): void => resolve();
+    signal.addEventListener("abort", onAbort, { once: true });
+    await promise;
+    stopListening();
+    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
   }
 
   #holds(condition: WaitCondition): boolean {

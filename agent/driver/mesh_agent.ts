@@ -16,6 +16,7 @@ import {
   type RelayLeg,
 } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
+import type { RungWish } from "../../shared/wire/control.ts";
 import type { AgentConfig } from "../cli/config.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../node/contract.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, Node, RELAY_LEGS } from "../node/node.ts";
@@ -223,6 +224,10 @@ export class MeshAgent {
 
   use(id: PeerId): void {
     this.#step((now) => this.node.use(id, now));
+  }
+
+  choosePath(id: PeerId, wish: RungWish): void {
+    this.#step((now) => this.node.choosePath(id, wish, now));
   }
 
   onTrustChange(): void {

@@ -1,9 +1,11 @@
 /** The command line's side of the local API. Every failure becomes a `UserError` with the exit code of the contract. */
 import * as v from "valibot";
+import type { RungWish } from "../../shared/wire/control.ts";
 import { EXIT, isExitCode, systemCode, systemReason, UserError } from "../state/user_error.ts";
 import {
   ErrorAnswer,
   Netcheck,
+  PathStatus,
   type PingEvent,
   PingLine,
   type PingOptions,
@@ -18,6 +20,8 @@ import {
 /** Questions that the agent answers from memory: one that takes longer hangs. */
 const ANSWER_TIMEOUT_MS = 5000;
 /** `netcheck` sends tests and waits for their answers. */
+/** The agent itself gives a switch ten seconds. */
+const PATH_TIMEOUT_MS = 15_000;
 const NETCHECK_TIMEOUT_MS = 60_000;
 
 /** The agent ended while it was asked. */
@@ -48,6 +52,10 @@ export class LocalClient {
 
   netcheck(signal: AbortSignal): Promise<Netcheck> {
     return this.#ask("POST", "netcheck", {}, Netcheck, signal, NETCHECK_TIMEOUT_MS);
+  }
+
+  choosePath(peer: string, rung: RungWish, signal: AbortSignal): Promise<PathStatus> {
+    return this.#ask("POST", "path", { peer, rung }, PathStatus, signal, PATH_TIMEOUT_MS);
   }
 
   /** The fingerprint that is trusted from here on. */

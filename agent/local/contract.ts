@@ -5,6 +5,7 @@
  * which may be older or newer than the agent; they let unknown fields through.
  */
 import * as v from "valibot";
+import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 
 const Text = (maximum: number) => v.pipe(v.string(), v.maxLength(maximum));
 const Milliseconds = v.pipe(v.number(), v.finite());
@@ -176,6 +177,11 @@ export interface AgentControl {
    */
   wait(condition: WaitCondition, timeoutMs: number | undefined, signal: AbortSignal): Promise<boolean>;
   netcheck(signal: AbortSignal): Promise<Netcheck>;
+  /**
+   * The operator's choice of rung for this peer. Returns the path once the switch is complete. Throws UserError 5 for a peer that is unknown
+   * or offline, 7 when the rung did not come to work in time: the choice stays, and holds as soon as it does.
+   */
+  choosePath(peer: string, rung: RungWish, signal: AbortSignal): Promise<PathStatus>;
   /** Accepts the key that this name has now. Returns the fingerprint that is trusted from here on; undefined: no such peer. */
   trust(name: string): string | undefined;
   /** Refuses this peer from here on. False: no such peer. */
@@ -200,6 +206,7 @@ export const WaitRequest = v.object({
   ]),
   timeoutMs: v.optional(v.pipe(v.number(), v.minValue(0))),
 });
+export const PathRequest = v.object({ peer: Name, rung: v.picklist(RUNG_WISHES) });
 export const NameRequest = v.object({ name: Name });
 
 /** Body of every answer that is not 2xx, and the last line of a stream that failed. */

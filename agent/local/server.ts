@@ -14,6 +14,7 @@ import {
   type AgentControl,
   type ErrorAnswer,
   NameRequest,
+  PathRequest,
   type PingOptions,
   PingRequest,
   type WaitCondition,
@@ -51,6 +52,10 @@ export function createLocalApp(control: AgentControl, stateDir: string, onBug: (
     return streamPings(control, peer, { count, intervalMs, untilDirect, timeoutMs }, onBug);
   });
   app.post("/v1/netcheck", async (c) => c.json(await control.netcheck(c.req.raw.signal)));
+  app.post("/v1/path", async (c) => {
+    const { peer, rung } = await read(c, PathRequest);
+    return c.json(await control.choosePath(peer, rung, c.req.raw.signal));
+  });
   app.post("/v1/trust", async (c) => {
     const { name } = await read(c, NameRequest);
     return c.json({ fingerprint: control.trust(name) ?? unknownPeer(name) });

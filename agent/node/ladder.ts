@@ -5,6 +5,7 @@
  * connection to the coordinator; its kind is the worse of them, and so the same on both sides.
  */
 import type { RelayLeg } from "../../shared/signal/messages.ts";
+import type { RungWish } from "../../shared/wire/control.ts";
 import type { Pair } from "../path/pair.ts";
 
 export type PathKind = "direct" | RelayLeg;
@@ -20,17 +21,21 @@ export interface Rungs {
   readonly relays: Readonly<Record<RelayLeg, boolean>>;
   /** The peer's best one; null: it has none. */
   readonly remoteLeg: RelayLeg | null;
+  /** The operator's choice, here or at the peer. A rung that does not work is no choice: then the best one carries on. */
+  readonly wish: RungWish;
 }
 
-export function chooseRoute({ pair, relays, remoteLeg }: Rungs): Route | undefined {
-  if (pair !== undefined) return { kind: "direct", pair };
-  const local = bestLeg(relays);
+export function chooseRoute({ pair, relays, remoteLeg, wish }: Rungs): Route | undefined {
+  const direct: Route | undefined = pair === undefined ? undefined : { kind: "direct", pair };
+  const relayed = relayedRoute(wish === "websocket" ? { ...relays, ssh: false } : relays, remoteLeg);
+  return wish === "ssh" || wish === "websocket" ? (relayed ?? direct) : (direct ?? relayed);
+}
+
+function relayedRoute(relays: Readonly<Record<RelayLeg, boolean>>, remoteLeg: RelayLeg | null): Route | undefined {
+  const local = relays.ssh ? "ssh" : relays.websocket ? "websocket" : undefined;
   if (local === undefined || remoteLeg === null) return undefined;
   return { kind: worseLeg(local, remoteLeg), legs: { local, remote: remoteLeg } };
 }
-
-export const bestLeg = (relays: Readonly<Record<RelayLeg, boolean>>): RelayLeg | undefined =>
-  relays.ssh ? "ssh" : relays.websocket ? "websocket" : undefined;
 
 const worseLeg = (a: RelayLeg, b: RelayLeg): RelayLeg => (a === "websocket" || b === "websocket" ? "websocket" : "ssh");
 

@@ -5,6 +5,7 @@ import type { PeerSession } from "../../shared/session/peer_session.ts";
 import type { PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
+import type { RungWish } from "../../shared/wire/control.ts";
 import type { PeerSlot } from "../data/plane.ts";
 import { explainNoDirect } from "../path/nat_behavior.ts";
 import type { Pair } from "../path/pair.ts";
@@ -48,6 +49,9 @@ export interface Peer {
   route: Route | undefined;
   /** The peer's best relay connection, as the coordinator tells; null: none that we know of. */
   remoteLeg: RelayLeg | null;
+  /** What the operator wants for this peer, here and at the peer. Our own operator comes first. */
+  wish: RungWish;
+  remoteWish: RungWish;
   relayRttMs: number | undefined;
   relayEchoAt: Instant | undefined;
   /** Echoes that wait for a path. */
@@ -60,6 +64,8 @@ export interface Peer {
 export function isInUse(peer: Peer, now: Instant): boolean {
   return peer.usedAt !== undefined && now - peer.usedAt < IN_USE_MS;
 }
+
+export const wishOf = (peer: Peer): RungWish => (peer.wish === "auto" ? peer.remoteWish : peer.wish);
 
 export function isIdle(peer: Peer, now: Instant): boolean {
   return peer.usedAt === undefined || now - peer.usedAt >= IDLE_MS;
@@ -81,6 +87,9 @@ export function whySentence(
     return `The key of "${name}" is not the one this machine knows, so nothing is sent; if that is right, accept it with "tunnelmesh-agent trust ${name}"`;
   }
   const pair = peer.paths.selected;
+  if (peer.route !== undefined && peer.route.kind !== "direct" && wishOf(peer) === peer.route.kind) {
+    return `${relaySentence(peer.route)}, as the operator ${peer.wish === "auto" ? `of "${name}" ` : ""}chose with "path"`;
+  }
   if (pair !== undefined) return directSentence(pair);
   if (peer.route !== undefined && peer.route.kind !== "direct") {
     return `${relaySentence(peer.route)}: ${lowerFirst(whyNotDirect(peer, context))}`;

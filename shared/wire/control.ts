@@ -7,6 +7,7 @@
  *   0x04 echo answer    sequence 4, time 8
  *   0x05 candidates     candidate list (candidates.ts)
  *   0x06 close          reason 1
+ *   0x07 wish           rung 1 (0 auto, 1 direct, 2 ssh, 3 websocket)    the operator's choice on the sender's side
  *
  * Unknown kinds are counted and ignored; trailing bytes are ignored.
  */
@@ -19,6 +20,10 @@ import { Reader, Writer } from "./cursor.ts";
 export const CLOSE_REASONS = ["stopping", "idle", "blocked"] as const;
 export type CloseReason = (typeof CLOSE_REASONS)[number];
 
+/** What an operator may ask for: a rung, or the best there is. */
+export const RUNG_WISHES = ["auto", "direct", "ssh", "websocket"] as const;
+export type RungWish = (typeof RUNG_WISHES)[number];
+
 export type ControlMessage =
   | { readonly type: "probe"; readonly transaction: number; readonly round: number; readonly answered: boolean }
   | {
@@ -30,9 +35,10 @@ export type ControlMessage =
   | { readonly type: "echo"; readonly sequence: number; readonly time: number }
   | { readonly type: "echo_answer"; readonly sequence: number; readonly time: number }
   | { readonly type: "candidates"; readonly list: CandidateList }
-  | { readonly type: "close"; readonly reason: CloseReason };
+  | { readonly type: "close"; readonly reason: CloseReason }
+  | { readonly type: "wish"; readonly rung: RungWish };
 
-const KIND = { probe: 1, probe_answer: 2, echo: 3, echo_answer: 4, candidates: 5, close: 6 } as const;
+const KIND = { probe: 1, probe_answer: 2, echo: 3, echo_answer: 4, candidates: 5, close: 6, wish: 7 } as const;
 const FLAG_ANSWERED = 1;
 
 export function encodeControl(message: ControlMessage): Uint8Array {
@@ -59,6 +65,9 @@ export function encodeControl(message: ControlMessage): Uint8Array {
       break;
     case "close":
       writer.u8(CLOSE_REASONS.indexOf(message.reason));
+      break;
+    case "wish":
+      writer.u8(RUNG_WISHES.indexOf(message.rung));
       break;
     default:
       assertNever(message);
@@ -100,6 +109,10 @@ function readBody(kind: number, reader: Reader): ControlMessage | undefined {
     case KIND.close: {
       const reason = CLOSE_REASONS[reader.u8()];
       return reason === undefined ? undefined : { type: "close", reason };
+    }
+    case KIND.wish: {
+      const rung = RUNG_WISHES[reader.u8()];
+      return rung === undefined ? undefined : { type: "wish", rung };
     }
     default:
       return undefined;

@@ -140,6 +140,11 @@ export class LabProcess {
     return [...head, ...body].join("\n");
   }
 
+  /** The program reads the end of its input. */
+  closeInput(): void {
+    void this.#child.stdin.end();
+  }
+
   write(text: string): void {
     // Without the catch a program that has just ended would fail the test that tells it something.
     try {

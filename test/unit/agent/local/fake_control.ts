@@ -2,6 +2,7 @@
 import type {
   AgentControl,
   Netcheck,
+  PathStatus,
   PeerStatus,
   PingEvent,
   PingOptions,
@@ -9,6 +10,8 @@ import type {
   WaitCondition,
   WhyAnswer,
 } from "../../../../agent/local/contract.ts";
+import { EXIT, UserError } from "../../../../agent/state/user_error.ts";
+import type { RungWish } from "../../../../shared/wire/control.ts";
 
 /** The tests' present. */
 export const NOW = Date.parse("2026-06-01T12:00:00Z");
@@ -114,6 +117,13 @@ export class FakeControl implements AgentControl {
       nat: { local: "port-restricted cone", remote: found.nat ?? null },
       history: [{ at: at(60), from: "ssh", to: "direct", reason: "A direct path was proven" }],
     };
+  }
+
+  choosePath(peer: string, rung: RungWish): Promise<PathStatus> {
+    this.asked.push({ peer, rung });
+    const path = this.current.peers.find(({ name }) => name === peer)?.path;
+    if (path === undefined || path === null) throw new UserError(EXIT.peerUnavailable, `There is no peer "${peer}"`);
+    return Promise.resolve({ ...path, kind: rung === "auto" ? path.kind : rung });
   }
 
   async ping(

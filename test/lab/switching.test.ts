@@ -1,0 +1,107 @@
+/**
+ * Moving along the ladder under load: 1000 numbered packets a second inside the TUN, while the operator or a firewall changes the rung.
+ *
+ * A planned switch loses, duplicates and reorders nothing. A silent death is left within a second; what it costs is measured.
+ */
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import type { FlowAccount } from "./flow.ts";
+import { withLab } from "./lab_case.ts";
+import { type MeshAgent, startMesh } from "./mesh.ts";
+
+const BUN = join(import.meta.dirname, "../../node_modules/.bin/bun");
+const FLOW = join(import.meta.dirname, "flow.ts");
+const PORT = 5201;
+const PER_SECOND = 1000;
+
+describe("planned switches under 1000 packets a second", () => {
+  test.each([0, 50])("at %i ms round trip lose, duplicate and reorder nothing", async (roundTripMs) => {
+    const wire = roundTripMs === 0 ? {} : { roundTripMs };
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }], ...wire }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      await one.waitDirect(two.name, 10);
+      await two.waitDirect(one.name, 10);
+      const rungs = ["ssh", "direct", "websocket", "ssh", "websocket", "direct"];
+      const { account, sent } = await withFlow(one, two, 6, async () => {
+        for (const rung of rungs) {
+          const { code, stderr } = await one.command(["path", two.name, rung === "direct" ? "auto" : rung]);
+          expect([code, stderr]).toEqual([0, ""]);
+          expect((await one.peer(two.name))?.path?.kind).toBe(rung);
+          await sleep(400);
+        }
+      });
+      console.log(`${roundTripMs} ms, ${rungs.length} switches: ${JSON.stringify({ sent, ...account })}`);
+      expect({ ...account, longestGapMs: 0 }).toEqual({
+        received: sent,
+        highest: sent - 1,
+        duplicated: 0,
+        reordered: 0,
+        longestGapMs: 0,
+      });
+      const history = (await one.peer(two.name))?.history.map(({ from, to }) => `${from} > ${to}`) ?? [];
+      expect(history.slice(-rungs.length)).toEqual(
+        rungs.map((rung, i) => `${i === 0 ? "direct" : rungs[i - 1]} > ${rung}`),
+      );
+    });
+  });
+});
+
+describe("a direct path that dies silently under 1000 packets a second", () => {
+  test.each([
+    ["both ways", ["meta l4proto udp drop"]],
+    ["outwards only", ['iifname "lan" meta l4proto udp drop']],
+    ["inwards only", ['iifname "wan" meta l4proto udp drop']],
+  ])("is left within a second: %s", async (_name, forward) => {
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }] }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      await one.waitDirect(two.name, 10);
+      await two.waitDirect(one.name, 10);
+      const { account, sent } = await withFlow(one, two, 5, async () => {
+        await sleep(1000);
+        await lab.site(1).setNat("portrestricted", { forward });
+        await sleep(2500);
+        expect((await one.peer(two.name))?.path?.kind).toBe("ssh");
+      });
+      const lost = sent - account.received;
+      console.log(`${_name}: lost ${lost}, ${JSON.stringify({ sent, ...account })}`);
+      if (_name !== "inwards only") expect(account.longestGapMs).toBeLessThan(3000);
+    });
+  });
+});
+
+async function twoAgents(mesh: { readonly agents: readonly MeshAgent[] }): Promise<[MeshAgent, MeshAgent]> {
+  const [one, two] = mesh.agents;
+  if (one === undefined || two === undefined) throw new Error("Two agents expected");
+  return Promise.resolve([one, two]);
+}
+
+/** Runs `during` while packets flow from one agent's machine to the other's. */
+async function withFlow(
+  from: MeshAgent,
+  to: MeshAgent,
+  seconds: number,
+  during: () => Promise<void>,
+): Promise<{ readonly account: FlowAccount; readonly sent: number }> {
+  const { meshIPv4 } = (await to.status()).self;
+  const receiver = to.host.spawn([BUN, FLOW, "receive", String(PORT)]);
+  await receiver.waitFor("receiver", ({ text }) => (text === "ready" ? true : undefined), 5000);
+  const sender = from.host.spawn([BUN, FLOW, "send", meshIPv4, String(PORT), String(PER_SECOND), String(seconds)]);
+  await during();
+  const { sent } = await sender.waitFor(
+    "sender",
+    ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as { sent: number }) : undefined),
+    15_000,
+  );
+  await sleep(600);
+  receiver.closeInput();
+  const account = await receiver.waitFor(
+    "account",
+    ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as FlowAccount) : undefined),
+    5000,
+  );
+  return { account, sent };
+}
+
+async function sleep(milliseconds: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
