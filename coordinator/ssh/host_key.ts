@@ -31,7 +31,7 @@ export function loadHostKey(store: Store, random: (length: number) => Uint8Array
 export const publicBlobOf = (publicKey: Uint8Array): Uint8Array =>
   concatBytes(sshString(utf8(KEY_TYPE)), sshString(publicKey));
 
-function opensshPrivateKey(seed: Uint8Array, publicKey: Uint8Array): string {
+export function opensshPrivateKey(seed: Uint8Array, publicKey: Uint8Array): string {
   const section = concatBytes(
     // Two equal numbers, by which a reader of an encrypted key would know that its passphrase was right.
     new Uint8Array(8),

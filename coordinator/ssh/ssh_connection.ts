@@ -179,7 +179,6 @@ export class SshConnection {
       const frames = reader.push(chunk).map((frame) => ({ to: peer, frame }));
       if (frames.length > 0) leg.frames(frames);
     });
-    channel.on("drain", () => this.#pump());
     channel.on("end", () => channel.end());
     channel.on("error", () => channel.close());
     channel.on("close", () => {
@@ -211,11 +210,13 @@ export class SshConnection {
     const leg = this.#leg;
     if (leg === undefined) return;
     while (!this.#isOver && !this.#socket.destroyed && !isExchangingKeys(this.#connection)) {
-      const unwritten = this.#socket.writableLength;
-      if (unwritten >= MAX_BUFFERED_BYTES || (unwritten > 0 && leg.queuedBytes < RELAY_BATCH_BYTES)) return;
+      const { writableLength, writableNeedDrain } = this.#socket;
+      // Only if "drain" will come.
+      if (writableNeedDrain && (writableLength >= MAX_BUFFERED_BYTES || leg.queuedBytes < RELAY_BATCH_BYTES)) return;
       const taken = leg.take(RELAY_BATCH_BYTES, FRAME_HEADER_BYTES, (source) => this.#isReady(source));
       if (taken.length === 0) return;
-      for (const [source, frames] of bySource(taken)) this.#channels.get(source)?.write(encodeChannelFrames(frames));
+      for (const [source, frames] of bySource(taken))
+        this.#channels.get(source)?.write(encodeChannelFrames(frames), () => this.#pump());
     }
   }
 
