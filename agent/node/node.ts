@@ -376,7 +376,10 @@ export class Node {
     }
     if (entry.online && !before.online) {
       this.#event({ type: "peer_online", id: entry.id, name: entry.name });
-      if (isInUse(known, now) && !known.session.isEstablished) this.#initiate(known, now);
+      if (isInUse(known, now)) {
+        if (known.session.isEstablished) this.#renew(known, now);
+        else this.#initiate(known, now);
+      }
     }
     if (!entry.online && before.online) this.#event({ type: "peer_offline", id: entry.id, name: entry.name });
   }
@@ -490,10 +493,15 @@ export class Node {
     this.#gathering.retryIfBlocked(now);
   }
 
-  /** Opens a peer after joining, or after the coordinator was away: what was said meanwhile may not have arrived. */
+  /** Opens a peer after joining, or after the coordinator was away. */
   #open(peer: Peer | undefined, now: Instant): void {
     this.#use(peer, now);
-    if (peer?.session.isEstablished !== true || peer.paths.selected !== undefined) return;
+    if (peer?.session.isEstablished === true) this.#renew(peer, now);
+  }
+
+  /** We or the peer were cut off from the coordinator: what was said meanwhile may not have arrived. */
+  #renew(peer: Peer, now: Instant): void {
+    if (peer.paths.selected !== undefined) return;
     this.#tellCandidates(peer, this.#signalRef(peer));
     peer.paths.hurry(now);
   }
@@ -757,6 +765,8 @@ export class Node {
     if (this.#relays.ssh && peer.session.isEstablished) {
       const type = wishOf(peer) === "websocket" ? "relay_close" : "relay_open";
       this.#actions.push({ type, kind: "ssh", peer: peer.id });
+      // What the peer sends will come by another of our connections soon, and only we can know.
+      this.#actions.push({ type: "plane", command: { type: "keep_order", peer: peer.slot } });
     }
     this.#updateRoute(peer, reason, now);
   }
