@@ -112,7 +112,7 @@ describe("a coordinator that is away", () => {
     exchange(pair, 60_000, 500);
     expect(areDirect(one, two)).toBe(false);
     world.coordinator.start();
-    exchange(pair, 12_000, 100, () => areDirect(one, two));
+    exchange(pair, 20_000, 100, () => areDirect(one, two));
     const joinedAgainAt = Math.max(
       ...world.coordinator.events.flatMap(({ at, event }) => (event.event === "agent_joined" ? [at] : [])),
     );
@@ -156,11 +156,10 @@ describe("a NAT that reboots under traffic in both directions", () => {
   test("another port, strict filters, signalling still up: direct again within 1.5 s", () => {
     const random = { ...PORT_RESTRICTED_CONE, allocation: "random" } as const;
     const pair = directPair(random, random);
+    const since = pair.world.now;
     pair.one.host.site?.nat.reboot();
     exchange(pair, 30_000, 100, () => losses(pair.one).length > 0 && areDirect(pair.one, pair.two));
-    const diedAt =
-      pair.one.events.findLast(({ event }) => event.type === "path_changed" && event.to !== "direct")?.at ?? 0;
-    expect(lastDirectAt(pair.one, pair.two) - diedAt).toBeLessThan(25_000);
+    expect(lastDirectAt(pair.one, pair.two) - since).toBeLessThan(1500);
   });
 
   test("another port, strict filters, signalling dead too: direct again a moment after signalling is back", () => {
@@ -173,7 +172,7 @@ describe("a NAT that reboots under traffic in both directions", () => {
   });
 });
 
-test("ten seconds without any packet: the path is back within a second of the network", () => {
+test("ten seconds without any packet: the path is back with the next background probes, within 4.5 s", () => {
   const pair = directPair(PORT_RESTRICTED_CONE, PORT_RESTRICTED_CONE);
   pair.world.network.lossPercent = 100;
   exchange(pair, 10_000, 100);
