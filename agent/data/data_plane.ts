@@ -32,7 +32,7 @@ import {
   writeFrameHeader,
   writeSwitch,
 } from "../../shared/wire/frame.ts";
-import { PathSwitch } from "./path_switch.ts";
+import { CounterOrder, PathSwitch } from "./path_switch.ts";
 import { addressKey, destinationKey, sourceKey } from "./ip_packet.ts";
 import {
   FIRST_RELAY_LEG,
@@ -64,6 +64,7 @@ interface Epoch {
   /** Epochs of all peers are numbered as they come: a later one's frames are newer. */
   readonly order: number;
   readonly window: ReplayWindow;
+  readonly sequencer: CounterOrder;
   counter: number;
   confirmed: boolean;
   exhaustedReported: boolean;
@@ -154,6 +155,11 @@ export class DataPlane implements Plane {
         this.#flushWaiting(peer, now);
         break;
       }
+      case "keep_order":
+        for (const epoch of this.#peers.get(command.peer)?.epochs.values() ?? []) {
+          epoch.sequencer.start(epoch.window.newest + 1, now);
+        }
+        break;
       case "send_control":
         this.#sendControl(this.#peers.get(command.peer), command.path, command.body, now);
         break;
@@ -231,12 +237,19 @@ export class DataPlane implements Plane {
     for (const peer of this.#peers.values()) {
       if (peer.activityDueAt !== undefined && now >= peer.activityDueAt) this.#reportActivity(peer, now);
       if (peer.pathSwitch.deadline !== undefined) this.#handleAll(peer, peer.pathSwitch.overdue(now), now);
+      for (const { sequencer } of peer.epochs.values()) {
+        if (sequencer.isActive) this.#handleAll(peer, sequencer.overdue(now), now);
+      }
     }
   }
 
   deadline(): Instant | undefined {
     let first = this.#relayDueAt;
-    for (const peer of this.#peers.values()) first = earliest(first, peer.activityDueAt, peer.pathSwitch.deadline);
+    for (const peer of this.#peers.values()) {
+      first = earliest(first, peer.activityDueAt, peer.pathSwitch.deadline);
+      for (const { sequencer } of peer.epochs.values())
+        if (sequencer.isActive) first = earliest(first, sequencer.deadline);
+    }
     return first;
   }
 
@@ -297,6 +310,7 @@ export class DataPlane implements Plane {
       keys,
       order: this.#nextOrder++,
       window: new ReplayWindow(),
+      sequencer: new CounterOrder(),
       counter: 0,
       confirmed: active,
       exhaustedReported: false,
@@ -343,9 +357,17 @@ export class DataPlane implements Plane {
     from: Uint8Array,
     now: Instant,
   ): void {
+    const isData = plaintext[0] === FRAME_PACKET || plaintext[0] === FRAME_FRAGMENT;
+    if (!isData && epoch.sequencer.isActive) {
+      this.#handleAll(peer, epoch.sequencer.accept(counter, undefined, now), now);
+    }
     switch (plaintext[0]) {
       case FRAME_PACKET:
       case FRAME_FRAGMENT: {
+        if (epoch.sequencer.isActive) {
+          this.#handleAll(peer, epoch.sequencer.accept(counter, plaintext, now), now);
+          break;
+        }
         const { pathSwitch } = peer;
         const isHeld =
           pathSwitch.deadline !== undefined &&

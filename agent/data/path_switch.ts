@@ -79,3 +79,78 @@ export class PathSwitch {
     return frames.toSorted((a, b) => a.counter - b.counter).map(({ plaintext }) => plaintext);
   }
 }
+
+/** How long a change of our own relay connection may take to show, and how long a missing frame is waited for. */
+const ORDER_MS = 1500;
+
+/**
+ * Puts frames in the order of their counters for a while: when our own receiving leg changes from one relay connection to another, the
+ * sender does not know the moment and cannot mark it. One counter spans all paths, so what is missing is known.
+ */
+export class CounterOrder {
+  #until: Instant | undefined;
+  #next = 0;
+  #seen = new Set<number>();
+  #held: Held[] = [];
+  #heldBytes = 0;
+  #waitUntil: Instant | undefined;
+
+  get isActive(): boolean {
+    return this.#until !== undefined;
+  }
+
+  get deadline(): Instant | undefined {
+    return this.#waitUntil ?? this.#until;
+  }
+
+  /** Begins, or goes on. @param next the counter that follows everything received so far */
+  start(next: number, now: Instant): void {
+    if (this.#until === undefined) this.#next = next;
+    this.#until = after(now, ORDER_MS);
+  }
+
+  /**
+   * A frame of any kind with this counter has come; `plaintext` when it is data, which is then ours to give out. Returns what may go
+   * now, in order.
+   */
+  accept(counter: number, plaintext: Uint8Array | undefined, now: Instant): readonly Uint8Array[] {
+    if (counter < this.#next) return plaintext === undefined ? [] : [plaintext];
+    this.#seen.add(counter);
+    if (plaintext !== undefined) {
+      this.#held.push({ counter, plaintext: plaintext.slice() });
+      this.#heldBytes += plaintext.length;
+    }
+    while (this.#seen.delete(this.#next)) this.#next++;
+    const released = this.#release();
+    this.#waitUntil = this.#held.length === 0 ? undefined : (this.#waitUntil ?? after(now, MAX_HOLD_MS));
+    return this.#heldBytes > MAX_HELD_BYTES ? [...released, ...this.#giveUp()] : released;
+  }
+
+  /** What has waited long enough: the missing frame is lost. */
+  overdue(now: Instant): readonly Uint8Array[] {
+    const released = this.#waitUntil !== undefined && now >= this.#waitUntil ? this.#giveUp() : [];
+    if (this.#until !== undefined && now >= this.#until && this.#held.length === 0) {
+      this.#until = undefined;
+      this.#seen.clear();
+    }
+    return released;
+  }
+
+  /** Everything below `next`. */
+  #release(): readonly Uint8Array[] {
+    const ready = this.#held.filter(({ counter }) => counter < this.#next).toSorted((a, b) => a.counter - b.counter);
+    if (ready.length === 0) return [];
+    this.#held = this.#held.filter(({ counter }) => counter >= this.#next);
+    this.#heldBytes = this.#held.reduce((sum, { plaintext }) => sum + plaintext.length, 0);
+    if (this.#held.length > 0) this.#waitUntil = undefined;
+    return ready.map(({ plaintext }) => plaintext);
+  }
+
+  #giveUp(): readonly Uint8Array[] {
+    this.#next = Math.max(this.#next, ...this.#held.map(({ counter }) => counter + 1));
+    for (const counter of this.#seen) if (counter < this.#next) this.#seen.delete(counter);
+    const released = this.#release();
+    this.#waitUntil = undefined;
+    return released;
+  }
+}

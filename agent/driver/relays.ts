@@ -11,6 +11,8 @@ import { RelaySsh, type SshEndpoint } from "./relay_ssh.ts";
 
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
+/** Frames that the data path has already sealed for a channel get this long to leave by it. */
+const CLOSE_DELAY_MS = 250;
 
 export interface RelaysOptions {
   /** The URL that signalling uses, and how to get there. */
@@ -37,6 +39,7 @@ export class Relays {
   #endpoint: SshEndpoint | undefined;
   #isSignalling = false;
   #isStopped = false;
+  readonly #closing = new Map<PeerId, ReturnType<typeof setTimeout>>();
   readonly #retries: Record<RelayLeg, Retry> = {
     ssh: { waitMs: FIRST_RETRY_MS, timer: undefined },
     websocket: { waitMs: FIRST_RETRY_MS, timer: undefined },
@@ -67,11 +70,18 @@ export class Relays {
   }
 
   open(kind: RelayLeg, peer: PeerId): void {
+    clearTimeout(this.#closing.get(peer));
+    this.#closing.delete(peer);
     (kind === "ssh" ? this.#ssh : this.#socket)?.bind(peer);
   }
 
   close(kind: RelayLeg, peer: PeerId): void {
-    if (kind === "ssh") this.#ssh?.unbind(peer);
+    if (kind !== "ssh" || this.#closing.has(peer)) return;
+    const timer = setTimeout(() => {
+      this.#closing.delete(peer);
+      this.#ssh?.unbind(peer);
+    }, CLOSE_DELAY_MS);
+    this.#closing.set(peer, timer);
   }
 
   send(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]): void {
@@ -90,6 +100,7 @@ export class Relays {
   stop(): void {
     this.#isStopped = true;
     for (const { timer } of Object.values(this.#retries)) clearTimeout(timer);
+    for (const timer of this.#closing.values()) clearTimeout(timer);
     this.#socket?.close();
     this.#ssh?.close();
   }

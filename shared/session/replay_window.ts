@@ -15,6 +15,11 @@ export class ReplayWindow {
   readonly #words = new Uint32Array(WORDS);
   #newest = -1;
 
+  /** The highest counter accepted; -1 before the first. */
+  get newest(): number {
+    return this.#newest;
+  }
+
   /** Cheap check before the AEAD: could this counter still be accepted? */
   mayAccept(counter: number): boolean {
     if (counter > this.#newest) return counter < Number.MAX_SAFE_INTEGER;

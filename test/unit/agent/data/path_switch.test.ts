@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { after, instant } from "../../../../shared/time.ts";
-import { PathSwitch } from "../../../../agent/data/path_switch.ts";
+import { CounterOrder, PathSwitch } from "../../../../agent/data/path_switch.ts";
 
 const T0 = instant(1000);
 const bytes = (n: number): Uint8Array => Uint8Array.of(n);
@@ -48,4 +48,27 @@ test("a second switch lets go what the first still held", () => {
   pathSwitch.begin(1, "a", T0);
   pathSwitch.holds("a", 1, bytes(1));
   expect(pathSwitch.begin(2, "b", T0)).toEqual([bytes(1)]);
+});
+
+test("while our own leg changes, frames go out in the order of their counters, whatever leg they came by", () => {
+  const order = new CounterOrder();
+  order.start(10, T0);
+  expect(order.accept(11, bytes(11), T0)).toEqual([]);
+  expect(order.accept(13, bytes(13), T0)).toEqual([]);
+  expect(order.accept(10, bytes(10), T0)).toEqual([bytes(10), bytes(11)]);
+  // 12 is a probe: it fills the gap without being data.
+  expect(order.accept(12, undefined, T0)).toEqual([bytes(13)]);
+  expect(order.accept(14, bytes(14), T0)).toEqual([bytes(14)]);
+});
+
+test("a frame that is lost while our leg changes is waited for 400 ms, once", () => {
+  const order = new CounterOrder();
+  order.start(10, T0);
+  order.accept(11, bytes(11), T0);
+  expect(order.overdue(after(T0, 399))).toEqual([]);
+  expect(order.overdue(after(T0, 400))).toEqual([bytes(11)]);
+  expect(order.accept(12, bytes(12), after(T0, 401))).toEqual([bytes(12)]);
+  expect(order.accept(10, bytes(10), after(T0, 402))).toEqual([bytes(10)]);
+  order.overdue(after(T0, 1500));
+  expect(order.isActive).toBe(false);
 });
