@@ -52,7 +52,11 @@ export class RelayWorld {
       log: quiet,
       isMember: (peer) => this.members.has(peer),
       mayTalk: (a, b) =>
-        this.members.has(a) && this.members.has(b) && !this.blocked.has(`${a} ${b}`) && !this.blocked.has(`${b} ${a}`),
+        a !== b &&
+        this.members.has(a) &&
+        this.members.has(b) &&
+        !this.blocked.has(`${a} ${b}`) &&
+        !this.blocked.has(`${b} ${a}`),
       tellLeg: (to, peer, leg) => {
         this.notices.push({ to, peer, leg });
         this.changed();
