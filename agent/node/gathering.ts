@@ -22,8 +22,9 @@ import { type DiscoveryRequest, type DiscoveryResult, NatDiscovery } from "../pa
 
 /** Keeps the data socket's mapping to the coordinator open, and notices when the address changes: under the 30 s of Linux NATs. */
 const REFRESH_MS = 20_000;
-/** UDP was blocked: try again this often. */
-const BLOCKED_RETRY_MS = 5000;
+/** UDP was blocked: tried again this often while nobody is in use, and for a peer in use this soon after the last try has ended. */
+const BLOCKED_RETRY_MS = 30_000;
+const BLOCKED_RETRY_IN_USE_MS = 1000;
 /** Retries of a lost refresh before the whole discovery runs anew. */
 const REFRESH_RETRY_MS = 1000;
 const REFRESH_TRIES = 3;
@@ -58,7 +59,9 @@ interface Family {
   legs: ReadonlyMap<string, Leg>;
   result: DiscoveryResult | undefined;
   refreshAt: Instant | undefined;
-  refresh: { readonly transactionId: Uint8Array; tries: number } | undefined;
+  refresh: { readonly transactionId: Uint8Array; tries: number   /** When discovery last ended. */
+  endedAt: Instant | undefined;
+} | undefined;
 }
 
 /** Fresh sockets are numbered from here; the data legs are below. */
@@ -115,7 +118,9 @@ export class Gathering {
   /** UDP answers nowhere: ask again now, if a try is not under way. */
   retryIfBlocked(now: Instant): void {
     for (const family of this.#families) {
-      if (family.result?.udpBlocked === true && family.discovery === undefined) this.#startDiscovery(family, now);
+      const { result, discovery, endedAt } = family;
+      const isDue = endedAt === undefined || now >= after(endedAt, BLOCKED_RETRY_IN_USE_MS);
+      if (result?.udpBlocked === true && discovery === undefined && isDue) this.#startDiscovery(family, now);
     }
   }
 
@@ -300,6 +305,7 @@ export class Gathering {
     if (!result.isComplete) return;
     this.#closeTestLegs(family);
     family.discovery = undefined;
+    family.endedAt = now;
     family.refreshAt = after(now, result.udpBlocked ? BLOCKED_RETRY_MS : REFRESH_MS);
     if (family.version === 4) this.#announce(result);
   }
@@ -372,6 +378,7 @@ const makeFamily = (version: 4 | 6): Family => ({
   discovery: undefined,
   legs: new Map(),
   result: undefined,
+  endedAt: undefined,
   refreshAt: undefined,
   refresh: undefined,
 });

@@ -508,6 +508,8 @@ export class Node {
 
   #tick(now: Instant): void {
     const { generation } = this.#gathering.candidates(true);
+    // A firewall may open at any moment: for a peer in use that must not take five seconds to show.
+    if ([...this.#peers.values()].some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
     for (const peer of this.#peers.values()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);

@@ -135,6 +135,11 @@ export class PeerPaths {
   setRemote(list: CandidateList): boolean {
     if (this.#remote !== undefined && list.generation < this.#remote.generation) return false;
     this.#remote = list;
+    for (const [key, pair] of this.#pairs) {
+      const isNamed = list.candidates.some(({ address }) => sameTransportAddress(address, pair.remote));
+      const isKept = pair.origin === "peer-reflexive" || pair.isValid || pair === this.#selected;
+      if (!isNamed && !isKept) this.#pairs.delete(key);
+    }
     this.#makePairs();
     return true;
   }
@@ -156,6 +161,8 @@ export class PeerPaths {
       this.#scheduled = undefined;
       this.#roundEndsAt = undefined;
       this.#nextRequestAt = undefined;
+      // The next session brings its own list; the peer's process may be another one then, that counts its lists anew.
+      this.#remote = undefined;
       for (const pair of this.#pairs.values()) stopPair(pair);
     }
   }
@@ -188,12 +195,13 @@ export class PeerPaths {
     this.#beginRound(now);
   }
 
-  /** Forgets every proof: the peer has restarted, or our network has changed. */
+  /** Forgets every pair and proof: the peer has restarted, or is let go. */
   invalidate(reason: string): void {
     for (const pair of this.#pairs.values()) {
       pair.invalidate();
       stopPair(pair);
     }
+    this.#pairs.clear();
     this.#select(undefined, reason);
   }
 

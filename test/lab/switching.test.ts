@@ -69,6 +69,26 @@ describe("a direct path that dies silently under 1000 packets a second", () => {
   });
 });
 
+describe("a firewall that opens", () => {
+  test.each(["udpblocked", "fullcone"] as const)("brings a direct path back by itself: %s", async (far) => {
+    await withLab({ sites: [{ nat: "udpblocked" }, { nat: far }] }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      expect(await one.wait(`peer=${two.name}`, 10)).toBe(0);
+      const { account, sent } = await withFlow(one, two, 9, async () => {
+        await sleep(1000);
+        if (far === "udpblocked") await lab.site(2).setNat("portrestricted");
+        await lab.site(1).setNat("portrestricted");
+        const openedAt = performance.now();
+        await one.waitDirect(two.name, 3 * 5);
+        await two.waitDirect(one.name, 3 * 5);
+        console.log(`direct ${(performance.now() - openedAt).toFixed(0)} ms after the firewall opened`);
+      });
+      console.log(JSON.stringify({ sent, ...account }));
+      expect([sent - account.received, account.duplicated, account.reordered]).toEqual([0, 0, 0]);
+    });
+  });
+});
+
 async function twoAgents(mesh: { readonly agents: readonly MeshAgent[] }): Promise<[MeshAgent, MeshAgent]> {
   const [one, two] = mesh.agents;
   if (one === undefined || two === undefined) throw new Error("Two agents expected");
