@@ -58,10 +58,10 @@ interface Family {
   discovery: NatDiscovery | undefined;
   legs: ReadonlyMap<string, Leg>;
   result: DiscoveryResult | undefined;
-  refreshAt: Instant | undefined;
-  refresh: { readonly transactionId: Uint8Array; tries: number   /** When discovery last ended. */
+  /** When discovery last ended. */
   endedAt: Instant | undefined;
-} | undefined;
+  refreshAt: Instant | undefined;
+  refresh: { readonly transactionId: Uint8Array; tries: number } | undefined;
 }
 
 /** Fresh sockets are numbered from here; the data legs are below. */
