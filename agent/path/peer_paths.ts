@@ -245,6 +245,8 @@ export class PeerPaths {
     );
     if (pair === undefined) return;
     pair.answersFrom = from;
+    // It has shown that it wants our packets: should the pair be forgotten one day, it is not held to the probes of this time.
+    this.#untrustedProbes.delete(untrustedKey(pair.remote));
     if (message.answered) pair.peerConfirmed = true;
     if (pair === this.#selected) this.#waitingSince = undefined;
     stopPair(pair);
@@ -337,7 +339,7 @@ export class PeerPaths {
   ): Pair | undefined {
     if (this.#pairs.size >= MAX_PAIRS) return undefined;
     const packedRemote = packAddress(remote);
-    const probesSent = this.#untrustedProbes.get(`${remote.ip}|${remote.port}`) ?? 0;
+    const probesSent = this.#untrustedProbes.get(untrustedKey(remote)) ?? 0;
     const pair = new Pair({ leg, remote, packedRemote, origin, isTrusted, isLocal, probesSent });
     this.#pairs.set(pairKey(leg, remote), pair);
     // A candidate that comes late joins the round that is running.
@@ -403,8 +405,8 @@ export class PeerPaths {
   }
 
   /** Outlives the pair: an address does not get another five probes because its pair was forgotten meanwhile. */
-  #countUntrusted({ ip, port }: TransportAddress): void {
-    const key = `${ip}|${port}`;
+  #countUntrusted(remote: TransportAddress): void {
+    const key = untrustedKey(remote);
     const count = (this.#untrustedProbes.get(key) ?? 0) + 1;
     this.#untrustedProbes.delete(key);
     this.#untrustedProbes.set(key, count);
@@ -503,6 +505,8 @@ export class PeerPaths {
     this.#beginRound(now);
   }
 }
+
+const untrustedKey = ({ ip, port }: TransportAddress): string => `${ip}|${port}`;
 
 const pairKey = (leg: Leg, remote: TransportAddress): string => `${leg}|${remote.ip}|${remote.port}`;
 
