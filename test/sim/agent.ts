@@ -15,7 +15,8 @@ import type { Host, Network } from "./network.ts";
 import type { SeededRandom } from "./random.ts";
 import { type SignalEndpoint, SignalLink } from "./signal_link.ts";
 
-const DATA_PORT = 41_641;
+/** Of the first process. Each further one gets another from its kernel, as without `--udp-port`. */
+const FIRST_DATA_PORT = 41_641;
 const FIRST_TEST_PORT = 50_000;
 
 export interface TimedEvent {
@@ -99,10 +100,11 @@ export class SimAgent {
     this.plane = this.#newPlane();
     this.node = this.#newNode();
     this.#link = this.#newLink();
-    this.#openLeg(DATA_LEG_IPV4, DATA_PORT);
+    const dataPort = FIRST_DATA_PORT + this.#instance - 1;
+    this.#openLeg(DATA_LEG_IPV4, dataPort);
     const prefixLength = this.host.site === undefined || this.host.ip === this.host.publicIp ? 32 : 24;
     this.#run(() => {
-      this.node.handleDataLegs(DATA_PORT, undefined, this.now);
+      this.node.handleDataLegs(dataPort, undefined, this.now);
       this.node.handleInterfaces([{ ip: this.host.ip, prefixLength }], this.now);
     });
     this.#link.start();
