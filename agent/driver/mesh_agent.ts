@@ -35,6 +35,9 @@ const HOUSEKEEPING_MS = 5000;
 /** Bursts of netlink messages belong to one change. */
 const NETWORK_SETTLE_MS = 100;
 const OPEN_TIMEOUT_MS = 5000;
+/** A connection to the coordinator that may be dead has this long, and two round trips, to show that it is not. */
+const CHALLENGE_MS = 300;
+const SILENT_DEATH = /did not answer a challenge|fell silent/;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
 const GOODBYE_MS = 60;
 
@@ -383,7 +386,11 @@ export class MeshAgent {
       this.#lastProblem = problem;
     }
     // The node hears of a connection with `welcome`: before, the coordinator takes nothing but a hello.
-    if (!connected) this.#relays.handleSignallingLost();
+    if (!connected) {
+      this.#relays.handleSignallingLost();
+      // What kills one connection in silence kills the others too, and SSH would notice after half a minute.
+      if (problem !== undefined && SILENT_DEATH.test(problem)) this.#relays.reopen();
+    }
     if (!connected) this.#step((now) => this.node.handleSignalState(false, now));
   }
 
@@ -420,6 +427,8 @@ export class MeshAgent {
         });
         this.#relays.handleWelcome(message.ssh);
         void this.#afterWelcome();
+        return;
+      case "pong":
         return;
       case "relay_token":
         this.#relays.handleToken(message.token);
@@ -527,6 +536,14 @@ export class MeshAgent {
     this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now));
     this.#signal.retryNow();
     this.#relays.retryNow();
+    this.#challenge();
+  }
+
+  /** The connections to the coordinator may have died with whatever just happened: ask them, and open new ones if they are silent. */
+  #challenge(): void {
+    const timeoutMs = CHALLENGE_MS + 2 * (this.#self.rttMs ?? 0);
+    this.#signal.challenge(timeoutMs);
+    this.#relays.challenge(timeoutMs);
   }
 
   #interfaces() {
@@ -624,6 +641,7 @@ export class MeshAgent {
         });
         break;
       case "path_changed":
+        if (event.from === "direct" && event.to !== "direct") this.#challenge();
         log.event({
           event: "path_changed",
           peer: event.name,

@@ -91,6 +91,14 @@ export class RelaySocket {
     queueMicrotask(() => this.#flush());
   }
 
+  /** Asks for a sign of life; without one in time the connection is given up. */
+  challenge(timeoutMs: number): void {
+    if (!this.#isUp) return;
+    this.#socket.send(owned(encodeRelay({ type: "challenge", nonce: randomInt(2 ** 32) })));
+    clearTimeout(this.#watchdog);
+    this.#watchdog = setTimeout(() => this.close(), timeoutMs);
+  }
+
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -107,13 +115,8 @@ export class RelaySocket {
     clearTimeout(this.#watchdog);
     this.#isUp = true;
     for (const [peer, index] of this.#byPeer) this.#socket.send(owned(encodeRelay({ type: "bind", index, peer })));
-    this.#challenge = setInterval(() => this.#sendChallenge(), CHALLENGE_INTERVAL_MS);
+    this.#challenge = setInterval(() => this.challenge(CHALLENGE_TIMEOUT_MS), CHALLENGE_INTERVAL_MS);
     this.#events.onState(true);
-  }
-
-  #sendChallenge(): void {
-    this.#socket.send(owned(encodeRelay({ type: "challenge", nonce: randomInt(2 ** 32) })));
-    this.#watchdog = setTimeout(() => this.close(), CHALLENGE_TIMEOUT_MS);
   }
 
   #receive(bytes: Uint8Array): void {

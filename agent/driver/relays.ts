@@ -88,6 +88,17 @@ export class Relays {
     (kind === "ssh" ? this.#ssh : this.#socket)?.send(peer, frames);
   }
 
+  /** Something may have killed the connections without a word. The SSH connection shares the fate of signalling: `reopen` follows. */
+  challenge(timeoutMs: number): void {
+    this.#socket?.challenge(timeoutMs);
+  }
+
+  /** Signalling has died and come back: what was open beside it is not waited for. */
+  reopen(): void {
+    this.#socket?.close();
+    this.#ssh?.close();
+  }
+
   /** Something has changed: what is down is tried at once. */
   retryNow(): void {
     for (const kind of ["ssh", "websocket"] as const) {

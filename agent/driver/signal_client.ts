@@ -51,6 +51,7 @@ export class SignalClient {
   #retryMs = FIRST_RETRY_MS;
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #watchdog: ReturnType<typeof setTimeout> | undefined;
+  #challengeTimer: ReturnType<typeof setTimeout> | undefined;
   #problem: string | undefined;
   #attempts = 0;
   #url = "";
@@ -74,7 +75,22 @@ export class SignalClient {
     this.#socket?.send(owned(this.#channel.seal(encodeMessage(message))));
   }
 
-  /** The network has changed: do not wait for the next retry. */
+  /**
+   * Something has happened that may have killed the connection without a word: ask, and open a new one when no answer comes in time.
+   *
+   * @param timeoutMs the round trip and some patience
+   */
+  challenge(timeoutMs: number): void {
+    if (!this.#isOpen || this.#challengeTimer !== undefined) return;
+    this.send({ type: "ping", id: 0 });
+    this.#challengeTimer = setTimeout(() => {
+      this.#challengeTimer = undefined;
+      this.#fail("the coordinator did not answer a challenge");
+      this.retryNow();
+    }, timeoutMs);
+  }
+
+  /** Whatever delays a retry is over: the network has changed. */
   retryNow(): void {
     if (this.#isStopped || this.#socket !== undefined) return;
     clearTimeout(this.#retryTimer);
@@ -86,6 +102,7 @@ export class SignalClient {
     this.#isStopped = true;
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#watchdog);
+    clearTimeout(this.#challengeTimer);
     this.#socket?.close(1000);
     this.#socket = undefined;
   }
@@ -144,6 +161,10 @@ export class SignalClient {
         if (message.type === "clock_request") {
           this.send({ type: "clock_reply", id: message.id, receivedAt, sentAt: this.#options.now() });
         }
+        if (message.type === "pong") {
+          clearTimeout(this.#challengeTimer);
+          this.#challengeTimer = undefined;
+        }
         // Not before: a coordinator that accepts and then drops us is not one to come back to at once.
         if (message.type === "welcome") this.#retryMs = FIRST_RETRY_MS;
         this.#options.onMessage(message);
@@ -181,6 +202,8 @@ export class SignalClient {
     if (!this.#isOpen) this.#attempts++;
     this.#isOpen = false;
     clearTimeout(this.#watchdog);
+    clearTimeout(this.#challengeTimer);
+    this.#challengeTimer = undefined;
     this.#options.onState(false, problem);
     if (this.#isStopped) return;
     const wait = this.#retryMs * (0.5 + Math.random());

@@ -173,6 +173,7 @@ export class Node {
       case "pending":
       case "refused":
       case "relay_token":
+      case "pong":
         break;
       case "peer_leg": {
         const peer = this.#peers.get(message.peer);

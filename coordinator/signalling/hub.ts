@@ -433,6 +433,9 @@ export class Hub {
         if (agent.blockChanges.take(now)) this.#block(agent.id, message.peers);
         else this.#dropped++;
         return;
+      case "ping":
+        this.#send(connection, { type: "pong", id: message.id });
+        return;
       case "relay_token_request":
         if (agent.relayTokens.take(now))
           this.#send(connection, { type: "relay_token", token: this.#relayTokens.issue(agent.id, now) });

@@ -117,6 +117,8 @@ export const AgentMessage = v.variant("type", [
   v.object({ type: v.literal("punch_fired"), peer: PeerIdText, round: Round, firedAt: Milliseconds }),
   /** The whole list of peers that this agent refuses. */
   v.object({ type: v.literal("block"), peers: v.pipe(v.array(PeerIdText), v.maxLength(1000)) }),
+  /** Proves that the connection lives: answered by `pong` at once. */
+  v.object({ type: v.literal("ping"), id: Round }),
   /** Asks for a token to open a relay connection with. */
   v.object({ type: v.literal("relay_token_request") }),
   v.object({ type: v.literal("leave") }),
@@ -168,6 +170,7 @@ export const CoordinatorMessage = v.variant("type", [
     fireAt: Milliseconds,
     attested: v.pipe(v.array(Address), v.maxLength(MAX_ATTESTED)),
   }),
+  v.object({ type: v.literal("pong"), id: Round }),
   /** Good for one relay WebSocket, within ten seconds. */
   v.object({ type: v.literal("relay_token"), token: Text(64) }),
   /** The best relay leg that a peer has at this moment, for agents that may use it; null: none. */

@@ -4,7 +4,7 @@
  * Indexes belong to one connection. Whoever first has something for a peer binds an index to it: the agent from 0, the coordinator from
  * 0x8000, so that the two never choose the same. A binding holds for both directions until the connection ends.
  *
- *   relay message over a WebSocket, and over the SSH channel after a length of 4 bytes
+ *   relay message over a WebSocket (an SSH channel belongs to one peer and carries only: length 2, sealed frame, repeated)
  *     0x01 frames     repeated: index 2, length 2, sealed frame
  *     0x02 bind       index 2, peer id 16 (the hash, not its text)
  *     0x03 challenge  nonce 4     answered at once: proves that the connection lives
@@ -13,6 +13,7 @@
  *
  * Unknown kinds are ignored.
  */
+import { assertNever } from "../assert.ts";
 import { fromBase32, toBase32 } from "../bytes.ts";
 import type { PeerId } from "../session/identity.ts";
 import { Reader, Writer } from "./cursor.ts";
@@ -65,6 +66,8 @@ export function encodeRelay(message: RelayMessage): Uint8Array {
         .finish();
     case "unbound":
       return new Writer(3).u8(UNBOUND).u16(message.index).finish();
+    default:
+      return assertNever(message);
   }
 }
 
