@@ -75,6 +75,9 @@ async function buildCoordinator(outfile: string): Promise<void> {
     "--format=esm",
     "--minify-syntax",
     "--minify-whitespace",
+    // Optional native helpers of ssh2 and ws, which are never there.
+    "--external=cpu-features",
+    "--external=*.node",
     "--external=bufferutil",
     "--external=utf-8-validate",
     "coordinator/main.ts",

@@ -126,7 +126,8 @@ export class RelayWorld {
   }
 
   get url(): string {
-    return `ws://127.0.0.1:${(this.#http?.address() as AddressInfo).port}/v1/relay`;
+    const address = this.#http?.address() as AddressInfo | undefined;
+    return `ws://127.0.0.1:${address?.port}/v1/relay`;
   }
 
   /** Something has come that a test may wait for. */
@@ -237,6 +238,8 @@ export class SshLeg implements TestLeg {
   readonly opened: Promise<void>;
   bytesReceived = 0;
   isClosed = false;
+  /** As the server has shown it. */
+  hostKey: Uint8Array | undefined;
   readonly #onChange: () => void;
 
   constructor(identity: TestIdentity, port: number, onChange: () => void, user: string = identity.id) {
@@ -255,6 +258,10 @@ export class SshLeg implements TestLeg {
       port,
       username: user,
       privateKey: identity.privateKey,
+      hostVerifier: (key: Buffer) => {
+        this.hostKey = new Uint8Array(key);
+        return true;
+      },
       algorithms: { cipher: ["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"] },
     });
   }

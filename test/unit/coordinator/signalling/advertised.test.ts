@@ -32,6 +32,27 @@ describe("listeners", () => {
   });
 });
 
+describe("the SSH endpoint", () => {
+  const ssh = (host: string) => own({ ssh: { host, port: 2222, hostKey: Uint8Array.of(1) } });
+
+  test("is told by the name that the agent used where it listens everywhere, else by its own address", () => {
+    expect(advertised(ssh("0.0.0.0"), "nas.local:8080").ssh).toEqual({
+      host: "nas.local",
+      port: 2222,
+      hostKey: Uint8Array.of(1),
+    });
+    expect(advertised(ssh("192.168.1.2"), "nas.local:8080").ssh?.host).toBe("192.168.1.2");
+    expect(advertised({ ...ssh("192.168.1.2"), publicHost: "mesh.example" }, "nas.local").ssh?.host).toBe(
+      "mesh.example",
+    );
+  });
+
+  test("is not told where nobody knows its name, or there is none", () => {
+    expect(advertised(ssh("0.0.0.0"), undefined).ssh).toBe(undefined);
+    expect(advertised(own(), "nas.local").ssh).toBe(undefined);
+  });
+});
+
 describe("STUN addresses", () => {
   test("are ours when the agent is in our own network", () => {
     expect(advertised(own(), "192.168.1.5:8080").stun).toEqual(own().stun);

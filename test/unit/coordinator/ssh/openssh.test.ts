@@ -56,9 +56,18 @@ describe.skipIf(!hasOpenssh)("the OpenSSH client", () => {
     ).slice(-32);
 
   const optionsFor = (key: string): string[] => [
-    ...["-F", "none", "-i", path(key), "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes"],
-    ...["-o", "StrictHostKeyChecking=accept-new", "-o", `UserKnownHostsFile=${path("known_hosts")}`],
-    ...["-o", "ConnectTimeout=5"],
+    "-F",
+    "none",
+    "-i",
+    path(key),
+    ...[
+      "IdentitiesOnly=yes",
+      "IdentityAgent=none",
+      "BatchMode=yes",
+      "StrictHostKeyChecking=accept-new",
+      `UserKnownHostsFile=${path("known_hosts")}`,
+      "ConnectTimeout=5",
+    ].flatMap((option) => ["-o", option]),
   ];
 
   function run(program: string, argv: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
@@ -136,8 +145,14 @@ describe.skipIf(!hasOpenssh)("the OpenSSH client", () => {
       "ssh",
       [
         ...optionsFor("registered"),
-        ...["-v", "-N", "-L", `${local}:127.0.0.1:22`, "-D", String(dynamic)],
-        ...["-p", String(world.ssh.bound.port), "127.0.0.1"],
+        "-vN",
+        "-L",
+        `${local}:127.0.0.1:22`,
+        "-D",
+        String(dynamic),
+        "-p",
+        String(world.ssh.bound.port),
+        "127.0.0.1",
       ],
       { stdio: ["ignore", "ignore", "pipe"] },
     );
