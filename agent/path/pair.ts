@@ -79,6 +79,14 @@ export class Pair {
     );
   }
 
+  /**
+   * Do the peer's packets come from where ours go? If not, ours go through a mapping that the peer opened towards somebody else, and
+   * that nothing of its own towards us keeps open.
+   */
+  get isStraight(): boolean {
+    return this.answersFrom === undefined || sameTransportAddress(this.answersFrom, this.remote);
+  }
+
   get mayProbe(): boolean {
     return this.isTrusted || this.isValid || this.probesSent < UNTRUSTED_PROBES;
   }

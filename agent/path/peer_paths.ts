@@ -446,6 +446,10 @@ export class PeerPaths {
       this.#select(pair, "first direct path that answered");
       return;
     }
+    if (pair.isStraight !== current.isStraight) {
+      if (pair.isStraight) this.#select(pair, "an address that the peer's own packets keep open");
+      return;
+    }
     if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path");
   }
 
