@@ -50,7 +50,7 @@ export class Control implements AgentControl {
         coordinator: {
           url: config.coordinatorUrl,
           connected: self.connected,
-          rttMs: self.rttMs ?? null,
+          rttMs: self.rttMs === undefined ? null : round(self.rttMs),
           message: self.message ?? null,
         },
       },
@@ -70,7 +70,8 @@ export class Control implements AgentControl {
       online: peer.entry.online,
       path,
       why: peer.why,
-      better: path?.kind === "direct" ? [] : [{ kind: "direct", reason: peer.why }],
+      // The sentence of `why` says it already.
+      better: [],
       help: [],
       nat: { local, remote },
       history: this.#history(peer),

@@ -10,6 +10,7 @@ const URL_TEXT = "http://c.example:8080";
 describe("commands", () => {
   test("up: every flag", () => {
     const argv = ["up", `${URL_TEXT}/`, "--key", KEY, "--name", "NAS", "--tun", "on", "--tun-name", "mesh0"];
+    argv.push("--no-ssh", "--no-websocket", "--proxy", "socks5://user:pass@proxy.example:1080");
     argv.push("--udp-port", "0", "--no-direct", "--ca-file", "ca.pem", "--timeout", "2.5", "--log-level", "debug");
     argv.push("--log-format", "json", "--state-dir", "/s", "--socket", "/a.sock");
     expect(parseArguments(argv, {})).toEqual({
@@ -22,6 +23,9 @@ describe("commands", () => {
         tunName: "mesh0",
         udpPort: 0,
         direct: false,
+        ssh: false,
+        websocket: false,
+        proxy: "socks5://user:pass@proxy.example:1080",
         caFile: "ca.pem",
         timeout: 2.5,
         logLevel: "debug",
@@ -33,7 +37,7 @@ describe("commands", () => {
   });
 
   test("up: nothing but its defaults", () => {
-    const options = { tun: "auto", direct: true, logLevel: "info", logFormat: "text" };
+    const options = { tun: "auto", direct: true, ssh: true, websocket: true, logLevel: "info", logFormat: "text" };
     expect(parseArguments(["up"], {})).toEqual({ command: "up", options });
   });
 
@@ -59,6 +63,7 @@ describe("commands", () => {
       ["netcheck", "--coordinator", `${URL_TEXT}/`],
       { command: "netcheck", options: { coordinator: URL_TEXT, json: false } },
     ],
+    [["path", "Nas", "websocket"], { command: "path", options: { peer: "nas", rung: "websocket" } }],
     [["trust", "nas"], { command: "trust", options: { name: "nas" } }],
     [["block", "nas"], { command: "block", options: { name: "nas" } }],
     [["version"], { command: "version", options: { json: false } }],
@@ -79,6 +84,7 @@ describe("commands", () => {
       "why",
       "ping",
       "netcheck",
+      "path",
       "trust",
       "block",
       "version",
@@ -87,7 +93,7 @@ describe("commands", () => {
       expect(parseArguments([name, "--help"], {})).toMatchObject({ command: "help" });
     }
     expect(help.options.text).toContain("Examples:");
-    expect(help.options.text).not.toMatch(/^ {2}(path|forward|socks|nc|bench) /m);
+    expect(help.options.text).not.toMatch(/^ {2}(forward|socks|nc|bench) /m);
   });
 });
 
@@ -204,6 +210,8 @@ describe("the environment", () => {
         url: URL_TEXT,
         key: KEY,
         direct: false,
+        ssh: true,
+        websocket: true,
         udpPort: 5000,
         tun: "off",
         stateDir: "/env",
