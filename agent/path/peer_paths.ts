@@ -361,6 +361,11 @@ export class PeerPaths {
     // Likeliest first, since all leave within the same millisecond and a slow router takes them in order.
     const ordered = this.pairs().toSorted((a, b) => rank(a) - rank(b));
     for (const pair of ordered) {
+      // The selected pair has its own watch: a volley without answers yet would look like its death.
+      if (pair === this.#selected) {
+        if (pair.unanswered === 0) this.#probe(pair, now);
+        continue;
+      }
       startPair(pair, now);
       this.#probeIfDue(pair, now);
     }
