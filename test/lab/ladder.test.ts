@@ -4,12 +4,11 @@
  *
  * The HTTP-proxy-only site is a LAN whose router forwards nothing; a real tinyproxy on it allows CONNECT to port 443.
  */
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
 import { type MeshAgent, startAgent, startCoordinator, transferFile } from "./mesh.ts";
-import type { Lab, Site, SiteNat } from "./topology.ts";
+import { closeAllButProxy } from "./proxy_site.ts";
+import type { Lab, SiteNat } from "./topology.ts";
 
 type SiteKind = SiteNat | "httpproxy";
 const KINDS: readonly SiteKind[] = [
@@ -24,7 +23,6 @@ const KINDS: readonly SiteKind[] = [
 ];
 const WEB_ONLY: readonly SiteKind[] = ["tcp443only", "httpproxy"];
 const NO_UDP: readonly SiteKind[] = ["udpblocked", ...WEB_ONLY];
-const PROXY_PORT = 3128;
 const FILE_BYTES = 1_000_000;
 
 const pairs = KINDS.flatMap((a, i) => KINDS.slice(i).map((b): [SiteKind, SiteKind] => [a, b]));
@@ -73,27 +71,8 @@ async function join_(
   const site = lab.site(index);
   const url = WEB_ONLY.includes(kind) ? coordinator.url.replace(/:\d+$/, ":443") : coordinator.url;
   const proxy = kind === "httpproxy" ? await closeAllButProxy(lab, site) : undefined;
-  const extra = proxy === undefined ? [] : ["--proxy", proxy];
+  const extra = proxy === undefined ? [] : ["--proxy", proxy.url];
   return startAgent(lab, site.host, { name: `h${index}`, url, key, extra });
-}
-
-/** Nothing is forwarded any more; the router's own proxy is the only way out. Returns its URL. */
-async function closeAllButProxy(lab: Lab, site: Site): Promise<string> {
-  const { router, lan } = site;
-  if (router === undefined || lan === undefined) throw new Error("A site with a router expected");
-  const { gateway, cidr } = lan;
-  await router.execChecked(["nft", "insert", "rule", "inet", "fw", "forward", "iifname", "lan", "counter", "drop"]);
-  const directory = lab.directory("proxy");
-  const config = join(directory, "tinyproxy.conf");
-  writeFileSync(config, `Port ${PROXY_PORT}\nListen ${gateway}\nTimeout 600\nAllow ${cidr}\nConnectPort 443\n`);
-  const proxy = router.spawn(["tinyproxy", "-d", "-c", config]);
-  void proxy.exited;
-  const deadline = performance.now() + 5000;
-  while (performance.now() < deadline) {
-    const { stdout } = await router.exec(["ss", "-ltn"]);
-    if (stdout.includes(`${gateway}:${PROXY_PORT}`)) return `http://${gateway}:${PROXY_PORT}`;
-  }
-  throw new Error("tinyproxy did not start");
 }
 
 async function waitForRung(agent: MeshAgent, peer: string, rung: string): Promise<void> {

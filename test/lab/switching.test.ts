@@ -3,16 +3,10 @@
  *
  * A planned switch loses, duplicates and reorders nothing. A silent death is left within a second; what it costs is measured.
  */
-import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import type { FlowAccount } from "./flow.ts";
 import { withLab } from "./lab_case.ts";
 import { type MeshAgent, startMesh } from "./mesh.ts";
-
-const BUN = join(import.meta.dirname, "../../node_modules/.bin/bun");
-const FLOW = join(import.meta.dirname, "flow.ts");
-const PORT = 5201;
-const PER_SECOND = 1000;
+import { sleep, withFlow } from "./numbered_flow.ts";
 
 describe("planned switches under 1000 packets a second", () => {
   test.each([0, 50])("at %i ms round trip lose, duplicate and reorder nothing", async (roundTripMs) => {
@@ -93,35 +87,4 @@ async function twoAgents(mesh: { readonly agents: readonly MeshAgent[] }): Promi
   const [one, two] = mesh.agents;
   if (one === undefined || two === undefined) throw new Error("Two agents expected");
   return Promise.resolve([one, two]);
-}
-
-/** Runs `during` while packets flow from one agent's machine to the other's. */
-async function withFlow(
-  from: MeshAgent,
-  to: MeshAgent,
-  seconds: number,
-  during: () => Promise<void>,
-): Promise<{ readonly account: FlowAccount; readonly sent: number }> {
-  const { meshIPv4 } = (await to.status()).self;
-  const receiver = to.host.spawn([BUN, FLOW, "receive", String(PORT)]);
-  await receiver.waitFor("receiver", ({ text }) => (text === "ready" ? true : undefined), 5000);
-  const sender = from.host.spawn([BUN, FLOW, "send", meshIPv4, String(PORT), String(PER_SECOND), String(seconds)]);
-  await during();
-  const { sent } = await sender.waitFor(
-    "sender",
-    ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as { sent: number }) : undefined),
-    15_000,
-  );
-  await sleep(600);
-  receiver.closeInput();
-  const account = await receiver.waitFor(
-    "account",
-    ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as FlowAccount) : undefined),
-    5000,
-  );
-  return { account, sent };
-}
-
-async function sleep(milliseconds: number): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

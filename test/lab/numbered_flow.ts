@@ -1,0 +1,53 @@
+/** Numbered packets through the overlay, from one agent's machine to another's, while something happens to the path (flow.ts). */
+import { fileURLToPath } from "node:url";
+import type { FlowAccount } from "./flow.ts";
+import type { MeshAgent } from "./mesh.ts";
+
+const FLOW = fileURLToPath(new URL("flow.ts", import.meta.url));
+const PORT = 5201;
+/** Packets a second unless told otherwise. */
+const PER_SECOND = 1000;
+const START_TIMEOUT_MS = 5000;
+/** Beyond the flow's own length. */
+const END_TIMEOUT_MS = 15_000;
+/** What may still be on its way when the sender ends: longer than any reorder buffer holds. */
+const LINGER_MS = 600;
+
+export interface FlowReport {
+  readonly account: FlowAccount;
+  readonly sent: number;
+  readonly lost: number;
+}
+
+/** Runs `during` while packets flow for so many seconds. */
+export async function withFlow(
+  from: MeshAgent,
+  to: MeshAgent,
+  seconds: number,
+  during: () => Promise<void>,
+  options: { readonly perSecond?: number; readonly port?: number } = {},
+): Promise<FlowReport> {
+  const { perSecond = PER_SECOND, port = PORT } = options;
+  const { meshIPv4 } = (await to.status()).self;
+  const receiver = to.host.spawn([process.execPath, FLOW, "receive", `${port}`]);
+  await receiver.waitFor("receiver", ({ text }) => (text === "ready" ? true : undefined), START_TIMEOUT_MS);
+  const sender = from.host.spawn([process.execPath, FLOW, "send", meshIPv4, `${port}`, `${perSecond}`, `${seconds}`]);
+  await during();
+  const { sent } = await sender.waitFor(
+    "sender",
+    ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as { sent: number }) : undefined),
+    seconds * 1000 + END_TIMEOUT_MS,
+  );
+  await sleep(LINGER_MS);
+  receiver.closeInput();
+  const account = await receiver.waitFor(
+    "account",
+    ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as FlowAccount) : undefined),
+    START_TIMEOUT_MS,
+  );
+  return { account, sent, lost: sent - account.received };
+}
+
+export async function sleep(milliseconds: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
