@@ -8,7 +8,7 @@ import { formatTransportAddress, parseTransportAddress, type TransportAddress } 
 import type { NetcheckConfig } from "../cli/config.ts";
 import type { Netcheck, NatStatus } from "../local/contract.ts";
 import { Gathering } from "../node/gathering.ts";
-import { DATA_LEG_IPV4, DATA_LEG_IPV6 } from "../node/node.ts";
+import { DATA_LEG_IPV4, DATA_LEG_IPV6 } from "../node/legs.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import { EXIT, systemReason, UserError } from "../state/user_error.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";

@@ -6,65 +6,40 @@
  * control frames travel through signalling until a direct path exists, and along the path from then on, so that a live direct path
  * does not need the coordinator.
  */
+import { ipBytes, unpackAddress } from "../../shared/address.ts";
 import { assertNever } from "../../shared/assert.ts";
-import { cidrContains, ipBytes, isIPv6, type TransportAddress, unpackAddress } from "../../shared/address.ts";
-import { equalBytes, toHex } from "../../shared/bytes.ts";
-import { HandshakeGuard } from "../../shared/session/handshake_guard.ts";
+import { equalBytes } from "../../shared/bytes.ts";
 import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.ts";
-import { openInitiation, PeerSession } from "../../shared/session/peer_session.ts";
 import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
-import { decodeControl, encodeControl, type ControlMessage, type RungWish } from "../../shared/wire/control.ts";
+import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
-import { decodeHandshake } from "../../shared/wire/handshake.ts";
-import { FIRST_RELAY_LEG, type Leg, type PathRef, type PlaneReport } from "../data/plane.ts";
-import { DestinationBudget } from "../path/destination_budget.ts";
+import { FIRST_RELAY_LEG, type Leg, type PlaneReport } from "../data/plane.ts";
 import { natLabel } from "../path/nat_behavior.ts";
-import { PeerPaths } from "../path/peer_paths.ts";
-import type { NodeAction, NodeEvent, NodeOptions, PeerView } from "./contract.ts";
+import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
-import { chooseRoute, isSameRoute } from "./ladder.ts";
-import { IDLE_MS, isIdle, isInUse, type Peer, remember, whySentence, wishOf } from "./peer.ts";
+import { Handshakes } from "./handshakes.ts";
+import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGNAL_LEG, slotOf } from "./legs.ts";
+import { Outbox } from "./outbox.ts";
+import { IDLE_MS, isIdle, isInUse, type Peer, whySentence } from "./peer.ts";
+import { PeerBook } from "./peer_book.ts";
+import { OWN_ECHO, Traffic } from "./traffic.ts";
 
-/** The leg of sealed frames that travel as signalling messages. `to` is the peer's slot in four bytes. */
-export const SIGNAL_LEG: Leg = FIRST_RELAY_LEG;
-/** The legs of the relay connections. `to` is the peer's slot here too. */
-export const RELAY_LEGS: Readonly<Record<RelayLeg, Leg>> = { websocket: FIRST_RELAY_LEG + 1, ssh: FIRST_RELAY_LEG + 2 };
-const RELAY_KINDS: readonly RelayLeg[] = ["ssh", "websocket"];
-/** Data legs: the two UDP sockets that carry everything. */
-export const DATA_LEG_IPV4: Leg = 1;
-export const DATA_LEG_IPV6: Leg = 2;
-
-/** UDP payload that fits a path of 1500 bytes, less 8 UDP and 20 or 40 IP. Path MTU discovery comes with the fast data path. */
-const MTU_IPV4 = 1472;
-const MTU_IPV6 = 1452;
-/** A relay's transport is a byte stream: any frame that its length field can say will do. */
-const MTU_RELAY = 65_000;
-/** The round trip of a relayed path in use is measured this often. */
-const RELAY_ECHO_MS = 5000;
-/** The sequence number of our own echoes, which no ping uses. */
-const OWN_ECHO = 0;
 /** Peers opened at once on joining. */
 const OPEN_ON_JOIN = 16;
 /** How long joining waits for our own addresses before handshakes go out without them. */
 const GATHERING_PATIENCE_MS = 600;
 /** Housekeeping: use, idleness, rekeying. */
 const TICK_MS = 1000;
-const INITIATIONS_PER_SECOND = 5;
 const MAX_WAITING_ECHOES = 16;
 
 export class Node {
   readonly #options: NodeOptions;
-  readonly #actions: NodeAction[] = [];
-  readonly #peers = new Map<PeerId, Peer>();
-  readonly #bySlot = new Map<number, Peer>();
-  readonly #bySessionKey = new Map<string, Peer>();
-  readonly #budget = new DestinationBudget();
-  readonly #guard: HandshakeGuard;
   readonly #gathering: Gathering;
-  #nextSlot = 1;
-  #connected = false;
-  readonly #relays: Record<RelayLeg, boolean> = { ssh: false, websocket: false };
+  readonly #book: PeerBook;
+  readonly #outbox: Outbox;
+  readonly #traffic: Traffic;
+  readonly #handshakes: Handshakes;
   /** Peers to open once our own addresses are known. */
   #toOpen: { readonly ids: readonly PeerId[]; readonly at: Instant } | undefined;
   #isFirstList = false;
@@ -73,8 +48,16 @@ export class Node {
 
   constructor(options: NodeOptions) {
     this.#options = options;
-    this.#guard = new HandshakeGuard(options.staticKey.publicKey, (bytes) => options.environment.random(bytes));
-    this.#gathering = new Gathering((bytes) => options.environment.random(bytes));
+    const gathering = new Gathering((bytes) => options.environment.random(bytes));
+    const outbox = new Outbox(gathering);
+    const book = new PeerBook(options, gathering);
+    const traffic = new Traffic(outbox, () => options.environment.wallClockUnixMs());
+    const onEnded = (peer: Peer, now: Instant): void => this.#onSessionEnded(peer, now);
+    this.#gathering = gathering;
+    this.#outbox = outbox;
+    this.#book = book;
+    this.#traffic = traffic;
+    this.#handshakes = new Handshakes({ node: options, gathering, book, outbox, traffic, onEnded });
   }
 
   get gathering(): Gathering {
@@ -102,12 +85,12 @@ export class Node {
     const isFirst = before === "[]";
     this.#gathering.setInterfaces(addresses, now);
     // Old paths may be dead and new ones possible: ask all of them at once.
-    if (!isFirst) for (const peer of this.#peers.values()) peer.paths.probeAll(now);
+    if (!isFirst) for (const peer of this.#book.values()) peer.paths.probeAll(now);
     this.#settle(now);
   }
 
   handleSignalState(connected: boolean, now: Instant): void {
-    this.#connected = connected;
+    this.#outbox.connected = connected;
     this.#gathering.setConnected(connected);
     if (!connected) {
       this.#toOpen = undefined;
@@ -117,18 +100,18 @@ export class Node {
 
   /** A relay connection is open, or gone. */
   handleRelayState(kind: RelayLeg, isUp: boolean, now: Instant): void {
-    if (this.#relays[kind] === isUp) return;
-    this.#relays[kind] = isUp;
-    for (const peer of this.#peers.values()) {
-      if (isUp && peer.session.isEstablished) this.#openRelay(peer, kind);
-      this.#updateRoute(peer, isUp ? `the ${kind} relay is there` : `the ${kind} relay was lost`, now);
+    if (this.#outbox.relays[kind] === isUp) return;
+    this.#outbox.relays[kind] = isUp;
+    for (const peer of this.#book.values()) {
+      if (isUp && peer.session.isEstablished) this.#traffic.openRelay(peer, kind);
+      this.#traffic.updateRoute(peer, isUp ? `the ${kind} relay is there` : `the ${kind} relay was lost`, now);
     }
     this.#settle(now);
   }
 
   /** Where frames of this peer that came in on a relay belong: the `from` for the data path. Undefined: nobody we listen to. */
   relaySource(id: PeerId): Uint8Array | undefined {
-    const peer = this.#peers.get(id);
+    const peer = this.#book.get(id);
     return peer === undefined || peer.trust !== "pinned" ? undefined : packedSlot(peer.slot);
   }
 
@@ -136,10 +119,7 @@ export class Node {
     switch (message.type) {
       case "welcome":
         this.#isFirstList = true;
-        this.#actions.push({
-          type: "plane",
-          command: { type: "set_self", addresses: [ipBytes(message.meshIPv4), ipBytes(message.meshIPv6)] },
-        });
+        this.#outbox.plane({ type: "set_self", addresses: [ipBytes(message.meshIPv4), ipBytes(message.meshIPv6)] });
         this.#gathering.setCredentials(
           { servers: message.stun, account: { username: message.stunUsername, secret: message.stunSecret } },
           now,
@@ -152,18 +132,18 @@ export class Node {
         this.#removePeer(message.id, now);
         break;
       case "from_peer": {
-        const peer = this.#peers.get(message.from);
+        const peer = this.#book.get(message.from);
         if (peer === undefined || peer.trust !== "pinned") break;
         peer.paths.setAttested(message.attested);
         this.#handlePeerBody(peer, message.body, now);
         break;
       }
       case "punch": {
-        const peer = this.#peers.get(message.peer);
+        const peer = this.#book.get(message.peer);
         if (peer === undefined || peer.trust !== "pinned") break;
         peer.paths.setAttested(message.attested);
         // The peer wants a path for a session that we no longer have.
-        if (!peer.session.isEstablished) this.#initiate(peer, now);
+        if (!peer.session.isEstablished) this.#handshakes.initiate(peer, now);
         peer.paths.schedule(message.round, message.fireAt as Instant);
         break;
       }
@@ -176,10 +156,10 @@ export class Node {
       case "pong":
         break;
       case "peer_leg": {
-        const peer = this.#peers.get(message.peer);
+        const peer = this.#book.get(message.peer);
         if (peer === undefined) break;
         peer.remoteLeg = message.leg;
-        this.#updateRoute(peer, message.leg === null ? "the peer has lost its relays" : "relayed at once", now);
+        this.#traffic.updateRoute(peer, message.leg === null ? "the peer has lost its relays" : "relayed at once", now);
         break;
       }
       default:
@@ -197,32 +177,32 @@ export class Node {
         this.#handleControl(report, now);
         break;
       case "epoch_confirmed": {
-        const peer = this.#bySlot.get(report.peer);
+        const peer = this.#book.bySlot(report.peer);
         peer?.session.handleEpochConfirmed(report.localIndex, now);
         break;
       }
       case "wanted":
-        this.#use(this.#bySlot.get(report.peer), now);
+        this.#use(this.#book.bySlot(report.peer), now);
         break;
       case "activity":
         this.#handleActivity(report, now);
         break;
       case "epoch_exhausted":
-        this.#initiate(this.#bySlot.get(report.peer), now);
+        this.#handshakes.initiate(this.#book.bySlot(report.peer), now);
         break;
       case "relay_frames": {
-        const peer = this.#bySlot.get(slotOf(report.to));
+        const peer = this.#book.bySlot(slotOf(report.to));
         if (peer === undefined) break;
         const kind = RELAY_KINDS.find((candidate) => RELAY_LEGS[candidate] === report.leg);
-        if (kind !== undefined) this.#actions.push({ type: "relay_send", kind, peer: peer.id, frames: report.frames });
-        else for (const body of report.frames) this.#signal({ type: "to_peer", to: peer.id, body });
+        if (kind !== undefined) this.#outbox.push({ type: "relay_send", kind, peer: peer.id, frames: report.frames });
+        else for (const body of report.frames) this.#outbox.signal({ type: "to_peer", to: peer.id, body });
         break;
       }
       case "send_failed":
         break;
       case "counters":
         for (const counters of report.peers) {
-          const peer = this.#bySlot.get(counters.peer);
+          const peer = this.#book.bySlot(counters.peer);
           if (peer === undefined) continue;
           peer.rxBytes = counters.rxBytes;
           peer.txBytes = counters.txBytes;
@@ -236,13 +216,13 @@ export class Node {
 
   /** Sends an echo along the selected path, or as soon as there is one. False for a peer that cannot be reached by anything. */
   echo(id: PeerId, sequence: number, now: Instant): boolean {
-    const peer = this.#peers.get(id);
+    const peer = this.#book.get(id);
     if (peer === undefined || peer.trust !== "pinned") return false;
     this.#use(peer, now);
     if (peer.route === undefined) {
       peer.waitingEchoes = [...peer.waitingEchoes.slice(1 - MAX_WAITING_ECHOES), sequence];
     } else {
-      this.#sendEcho(peer, sequence, now);
+      this.#traffic.sendEcho(peer, sequence, now);
     }
     this.#settle(now);
     return true;
@@ -250,42 +230,42 @@ export class Node {
 
   /** The operator's choice for this peer. The peer is told, since a path has two ends. */
   choosePath(id: PeerId, wish: RungWish, now: Instant): void {
-    const peer = this.#peers.get(id);
+    const peer = this.#book.get(id);
     if (peer === undefined || peer.trust !== "pinned") return;
     peer.wish = wish;
     this.#use(peer, now);
-    if (peer.session.isEstablished) this.#tellWish(peer);
-    this.#applyWish(peer, "chosen by the operator", now);
+    if (peer.session.isEstablished) this.#traffic.tellWish(peer);
+    this.#traffic.applyWish(peer, "chosen by the operator", now);
     this.#settle(now);
   }
 
   /** Marks a peer as used and opens it. */
   use(id: PeerId, now: Instant): void {
-    this.#use(this.#peers.get(id), now);
+    this.#use(this.#book.get(id), now);
     this.#settle(now);
   }
 
   /** The trust store has changed: look at every peer again. */
   handleTrustChange(now: Instant): void {
-    for (const peer of this.#peers.values()) this.#applyTrust(peer, now);
-    const blocked = [...this.#peers.values()].filter((peer) => peer.trust === "blocked").map((peer) => peer.id);
-    if (this.#connected) this.#signal({ type: "block", peers: blocked });
+    for (const peer of this.#book.values()) this.#applyTrust(peer, now);
+    const blocked = [...this.#book.values()].filter((peer) => peer.trust === "blocked").map((peer) => peer.id);
+    if (this.#outbox.connected) this.#outbox.signal({ type: "block", peers: blocked });
     this.#settle(now);
   }
 
   /** The agent stops: tell the peers, so that they need not find out. */
   close(now: Instant): void {
-    for (const peer of this.#peers.values()) {
-      const path = this.#routeRef(peer);
-      if (path !== undefined) this.#sendControl(peer, path, { type: "close", reason: "stopping" });
+    for (const peer of this.#book.values()) {
+      const path = this.#outbox.routeRef(peer);
+      if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "close", reason: "stopping" });
     }
-    if (this.#connected) this.#signal({ type: "leave" });
+    if (this.#outbox.connected) this.#outbox.signal({ type: "leave" });
     this.#drainAll(now);
   }
 
   handleTimeout(now: Instant): void {
     this.#gathering.handleTimeout(now);
-    for (const peer of this.#peers.values()) {
+    for (const peer of this.#book.values()) {
       peer.session.handleTimeout(now);
       peer.paths.handleTimeout(now);
     }
@@ -298,28 +278,28 @@ export class Node {
 
   deadline(): Instant | undefined {
     let first = earliest(this.#gathering.deadline(), this.#tickAt, this.#toOpen?.at);
-    for (const peer of this.#peers.values()) first = earliest(first, peer.session.deadline(), peer.paths.deadline());
+    for (const peer of this.#book.values()) first = earliest(first, peer.session.deadline(), peer.paths.deadline());
     return first;
   }
 
   poll(): NodeAction | undefined {
-    return this.#actions.shift();
+    return this.#outbox.poll();
   }
 
   // Views
 
   peers(now: Instant): readonly PeerView[] {
-    return [...this.#peers.values()].map((peer) => this.#view(peer, now));
+    return [...this.#book.values()].map((peer) => this.#view(peer, now));
   }
 
   peerByName(name: string): PeerId | undefined {
-    for (const peer of this.#peers.values()) if (peer.entry.name === name) return peer.id;
+    for (const peer of this.#book.values()) if (peer.entry.name === name) return peer.id;
     return undefined;
   }
 
   #view(peer: Peer, now: Instant): PeerView {
     const nat = this.#gathering.natReport();
-    const why = whySentence(peer, { nat, connected: this.#connected, useDirect: this.#options.useDirect, now });
+    const why = whySentence(peer, { nat, connected: this.#outbox.connected, useDirect: this.#options.useDirect, now });
     return {
       id: peer.id,
       entry: peer.entry,
@@ -342,13 +322,13 @@ export class Node {
     if (reset) {
       // Peers that neither this list nor its followers name are gone. The list is complete when the next kind of message comes;
       // until then nobody is removed, and a direct path that works is never touched by a list.
-      for (const peer of this.#peers.values()) peer.entry = { ...peer.entry, online: false };
+      for (const peer of this.#book.values()) peer.entry = { ...peer.entry, online: false };
     }
     for (const entry of entries) this.#handleEntry(entry, now);
     if (this.#isFirstList) {
       this.#isFirstList = false;
       this.handleTrustChange(now);
-      const ids = [...this.#peers.values()].filter((peer) => peer.entry.online).map((peer) => peer.id);
+      const ids = [...this.#book.values()].filter((peer) => peer.entry.online).map((peer) => peer.id);
       this.#toOpen = { ids: ids.slice(0, OPEN_ON_JOIN), at: after(now, GATHERING_PATIENCE_MS) };
     }
   }
@@ -356,7 +336,7 @@ export class Node {
   #handleEntry(entry: PeerEntry, now: Instant): void {
     // The coordinator is never trusted for a key: the chain must prove the id by itself.
     if (entry.id === this.#options.id || verifyIdentityChain(entry) !== entry.id) return;
-    const known = this.#peers.get(entry.id);
+    const known = this.#book.get(entry.id);
     if (known === undefined) {
       this.#addPeer(entry, now);
       return;
@@ -376,63 +356,20 @@ export class Node {
       this.#letGo(known, "the peer has restarted", now);
     }
     if (entry.online && !before.online) {
-      this.#event({ type: "peer_online", id: entry.id, name: entry.name });
+      this.#outbox.event({ type: "peer_online", id: entry.id, name: entry.name });
       if (isInUse(known, now)) {
         if (known.session.isEstablished) this.#renew(known, now);
-        else this.#initiate(known, now);
+        else this.#handshakes.initiate(known, now);
       }
     }
-    if (!entry.online && before.online) this.#event({ type: "peer_offline", id: entry.id, name: entry.name });
+    if (!entry.online && before.online) this.#outbox.event({ type: "peer_offline", id: entry.id, name: entry.name });
   }
 
   #addPeer(entry: PeerEntry, now: Instant): void {
-    const { environment, staticKey } = this.#options;
-    const slot = this.#nextSlot++;
-    const peer: Peer = {
-      id: entry.id,
-      slot,
-      entry,
-      session: new PeerSession({
-        staticKey,
-        remoteStatic: entry.sessionKey,
-        environment: {
-          random: (bytes) => environment.random(bytes),
-          timestamp: () => environment.timestamp(),
-          newIndex: () => this.#newIndex(),
-        },
-        greatestTimestamp: environment.greatestTimestamp(entry.id),
-      }),
-      paths: new PeerPaths({
-        random: (bytes) => environment.random(bytes),
-        budget: this.#budget,
-        isDirectlyConnected: (ip) => this.#isDirectlyConnected(ip),
-        isForbidden: (address) => this.#isForbidden(address),
-        allowLoopback: this.#options.allowLoopback,
-      }),
-      trust: "blocked",
-      usedAt: undefined,
-      nat: undefined,
-      toldGeneration: 0,
-      selectedAtUnixMs: undefined,
-      handshakesSent: 0,
-      initiationsHeard: { second: now, count: 0 },
-      waitingEchoes: [],
-      route: undefined,
-      remoteLeg: null,
-      wish: "auto",
-      remoteWish: "auto",
-      relayRttMs: undefined,
-      relayEchoAt: undefined,
-      rxBytes: 0,
-      txBytes: 0,
-      history: [],
-    };
-    this.#peers.set(peer.id, peer);
-    this.#bySlot.set(slot, peer);
-    this.#bySessionKey.set(toHex(entry.sessionKey), peer);
+    const peer = this.#book.add(entry, now);
     peer.paths.setLegs(this.#legs);
     this.#applyTrust(peer, now);
-    if (entry.online) this.#event({ type: "peer_online", id: entry.id, name: entry.name });
+    if (entry.online) this.#outbox.event({ type: "peer_online", id: entry.id, name: entry.name });
   }
 
   /** What the trust store says of this name and id, and what follows for routes and keys. */
@@ -445,12 +382,17 @@ export class Node {
     peer.trust = trust;
     if (trust === "pinned") {
       const addresses = [ipBytes(peer.entry.meshIPv4), ipBytes(peer.entry.meshIPv6)];
-      this.#actions.push({ type: "plane", command: { type: "set_peer", peer: peer.slot, addresses } });
+      this.#outbox.plane({ type: "set_peer", peer: peer.slot, addresses });
       if (!wasPinned)
-        this.#event({ type: "route_added", id: peer.id, meshIPv4: peer.entry.meshIPv4, meshIPv6: peer.entry.meshIPv6 });
+        this.#outbox.event({
+          type: "route_added",
+          id: peer.id,
+          meshIPv4: peer.entry.meshIPv4,
+          meshIPv6: peer.entry.meshIPv6,
+        });
       return;
     }
-    if (trust === "changed") this.#event({ type: "key_changed", id: peer.id, name: peer.entry.name });
+    if (trust === "changed") this.#outbox.event({ type: "key_changed", id: peer.id, name: peer.entry.name });
     this.#shut(peer, now);
   }
 
@@ -462,35 +404,45 @@ export class Node {
     peer.paths.invalidate(reason);
     this.#drainPaths(peer, now);
     for (const kind of RELAY_KINDS) {
-      if (hadSession && this.#relays[kind]) this.#actions.push({ type: "relay_close", kind, peer: peer.id });
+      if (hadSession && this.#outbox.relays[kind]) this.#outbox.push({ type: "relay_close", kind, peer: peer.id });
     }
     peer.remoteLeg = null;
-    this.#updateRoute(peer, reason, now);
+    this.#traffic.updateRoute(peer, reason, now);
     // Last, since it would give the end of the session as the reason.
-    this.#drainSession(peer, undefined, now);
+    this.#handshakes.drainSession(peer, undefined, now);
+  }
+
+  #onSessionEnded(peer: Peer, now: Instant): void {
+    peer.paths.invalidate("the session has ended");
+    peer.paths.setEnabled(false, now);
+    this.#drainPaths(peer, now);
+    this.#traffic.updateRoute(peer, "the session has ended", now);
   }
 
   /** Ends everything with a peer: keys, paths, routes. */
   #shut(peer: Peer, now: Instant): void {
     this.#letGo(peer, "the peer is refused", now);
-    this.#actions.push({ type: "plane", command: { type: "remove_peer", peer: peer.slot } });
-    this.#event({ type: "route_removed", id: peer.id, meshIPv4: peer.entry.meshIPv4, meshIPv6: peer.entry.meshIPv6 });
+    this.#outbox.plane({ type: "remove_peer", peer: peer.slot });
+    this.#outbox.event({
+      type: "route_removed",
+      id: peer.id,
+      meshIPv4: peer.entry.meshIPv4,
+      meshIPv6: peer.entry.meshIPv6,
+    });
   }
 
   #removePeer(id: PeerId, now: Instant): void {
-    const peer = this.#peers.get(id);
+    const peer = this.#book.get(id);
     if (peer === undefined) return;
     this.#shut(peer, now);
-    this.#peers.delete(id);
-    this.#bySlot.delete(peer.slot);
-    this.#bySessionKey.delete(toHex(peer.entry.sessionKey));
+    this.#book.remove(peer);
   }
 
   #use(peer: Peer | undefined, now: Instant): void {
     if (peer === undefined || peer.trust !== "pinned") return;
     peer.usedAt = now;
     peer.paths.setInUse(true, now);
-    if (!peer.session.isEstablished && !peer.session.isHandshaking) this.#initiate(peer, now);
+    if (!peer.session.isEstablished && !peer.session.isHandshaking) this.#handshakes.initiate(peer, now);
     this.#gathering.retryIfBlocked(now);
   }
 
@@ -503,176 +455,44 @@ export class Node {
   /** We or the peer were cut off from the coordinator: what was said meanwhile may not have arrived. */
   #renew(peer: Peer, now: Instant): void {
     if (peer.paths.selected !== undefined) return;
-    this.#tellCandidates(peer, this.#signalRef(peer));
+    this.#outbox.tellCandidates(peer, this.#outbox.signalRef(peer));
     peer.paths.hurry(now);
   }
 
   #tick(now: Instant): void {
     const { generation } = this.#gathering.candidates(true);
     // A firewall may open at any moment: for a peer in use that must not take five seconds to show.
-    if ([...this.#peers.values()].some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
-    for (const peer of this.#peers.values()) {
+    if ([...this.#book.values()].some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
+    for (const peer of this.#book.values()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);
       // What changed while the handshake was under way, or while the peer was idle.
       if (inUse && peer.session.isEstablished && peer.toldGeneration !== generation) {
-        this.#tellCandidates(peer, this.#routeRef(peer) ?? this.#signalRef(peer));
+        this.#outbox.tellCandidates(peer, this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer));
       }
-      if ((inUse || peer.route !== undefined) && peer.session.isRekeyDue(now)) this.#initiate(peer, now);
-      if (inUse && !peer.session.isEstablished && !peer.session.isHandshaking) this.#initiate(peer, now);
+      if ((inUse || peer.route !== undefined) && peer.session.isRekeyDue(now)) this.#handshakes.initiate(peer, now);
+      if (inUse && !peer.session.isEstablished && !peer.session.isHandshaking) this.#handshakes.initiate(peer, now);
       if (peer.usedAt !== undefined && now - peer.usedAt >= IDLE_MS && peer.route !== undefined) {
-        const path = this.#routeRef(peer);
-        if (path !== undefined) this.#sendControl(peer, path, { type: "close", reason: "idle" });
+        const path = this.#outbox.routeRef(peer);
+        if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "close", reason: "idle" });
         this.#letGo(peer, "idle", now);
       }
-      this.#measureRelay(peer, inUse, now);
+      this.#traffic.measureRelay(peer, inUse, now);
     }
-  }
-
-  // Handshakes
-
-  #initiate(peer: Peer | undefined, now: Instant): void {
-    if (peer === undefined || peer.trust !== "pinned" || peer.session.isHandshaking) return;
-    if (peer.route === undefined && !(this.#connected && peer.entry.online)) return;
-    peer.handshakesSent = 0;
-    // Host candidates only after the peer has authenticated, which it has when there are keys already.
-    const list = this.#gathering.candidates(peer.session.isEstablished);
-    peer.session.initiate(list, now);
   }
 
   #handlePeerBody(peer: Peer, body: Uint8Array, now: Instant): void {
     switch (datagramKind(body)) {
       case "handshake":
-        this.#handleHandshake(body, peer, undefined, now);
+        this.#handshakes.handleHandshake(body, peer, undefined, now);
         break;
       case "sealed":
-        this.#actions.push({
-          type: "plane",
-          command: { type: "receive_frames", leg: SIGNAL_LEG, from: packedSlot(peer.slot), frames: [body] },
-        });
+        this.#outbox.plane({ type: "receive_frames", leg: SIGNAL_LEG, from: packedSlot(peer.slot), frames: [body] });
         break;
       case "stun":
       case "unknown":
         break;
     }
-  }
-
-  /**
-   * @param expected the peer whose signalling message this was, undefined for UDP
-   * @param way where it came from on UDP, and so where the answer goes
-   */
-  #handleHandshake(bytes: Uint8Array, expected: Peer | undefined, way: PathRef | undefined, now: Instant): void {
-    const packet = decodeHandshake(bytes);
-    if (packet === undefined) return;
-    if (packet.type !== "initiation") {
-      const peer = expected ?? [...this.#peers.values()].find((other) => other.session.ownsIndex(packet.receiverIndex));
-      if (peer === undefined || peer.trust !== "pinned") return;
-      if (packet.type === "cookie") {
-        peer.session.handleCookie(packet, now);
-        return;
-      }
-      if (!this.#guard.admit(bytes, undefined, 0, now).admitted) return;
-      peer.session.handleResponse(packet, now);
-      this.#drainSession(peer, way, now);
-      return;
-    }
-    const source = way === undefined || way.leg >= FIRST_RELAY_LEG ? undefined : unpackAddress(way.to).ip;
-    const admission = this.#guard.admit(bytes, source, packet.senderIndex, now);
-    if (!admission.admitted) {
-      if (admission.cookieReply !== undefined && way !== undefined) this.#sendDatagram(way, admission.cookieReply);
-      return;
-    }
-    if (expected !== undefined && !this.#mayInitiate(expected, now)) return;
-    const opened = openInitiation(this.#options.staticKey, packet, (n) => this.#options.environment.random(n));
-    const peer = opened === undefined ? undefined : this.#bySessionKey.get(toHex(opened.remoteStatic));
-    // A peer may not begin a session in the name of another, although both are known.
-    if (opened === undefined || peer === undefined || peer.trust !== "pinned") return;
-    if (expected !== undefined && expected !== peer) return;
-    if (!peer.session.respond(opened, this.#gathering.candidates(true), now)) return;
-    peer.toldGeneration = this.#gathering.candidates(true).generation;
-    this.#options.environment.rememberTimestamp(peer.id, peer.session.greatestTimestamp);
-    this.#drainSession(peer, way, now);
-  }
-
-  #mayInitiate(peer: Peer, now: Instant): boolean {
-    const heard = peer.initiationsHeard;
-    if (now - heard.second >= 1000) peer.initiationsHeard = { second: now, count: 1 };
-    else heard.count++;
-    return peer.initiationsHeard.count <= INITIATIONS_PER_SECOND;
-  }
-
-  /** @param way where handshake bytes go: back where the question came from, or undefined to choose */
-  #drainSession(peer: Peer, way: PathRef | undefined, now: Instant): void {
-    for (let action = peer.session.poll(); action !== undefined; action = peer.session.poll()) {
-      switch (action.type) {
-        case "send_handshake":
-          this.#sendHandshake(peer, action.bytes, way);
-          break;
-        case "install_epoch":
-          this.#actions.push({
-            type: "plane",
-            command: { type: "install_epoch", peer: peer.slot, keys: action.keys, active: action.active },
-          });
-          break;
-        case "activate_epoch":
-        case "drop_epoch":
-          this.#actions.push({
-            type: "plane",
-            command: { type: action.type, peer: peer.slot, localIndex: action.localIndex },
-          });
-          break;
-        case "established":
-          this.#onEstablished(peer, action.initiator, action.payload.list, way, now);
-          break;
-        case "handshake_failed":
-          break;
-        default:
-          assertNever(action);
-      }
-    }
-    if (!peer.session.isEstablished && peer.route !== undefined) {
-      peer.paths.invalidate("the session has ended");
-      peer.paths.setEnabled(false, now);
-      this.#drainPaths(peer, now);
-      this.#updateRoute(peer, "the session has ended", now);
-    }
-  }
-
-  #sendHandshake(peer: Peer, bytes: Uint8Array, way: PathRef | undefined): void {
-    peer.handshakesSent++;
-    const path = way ?? this.#routeRef(peer);
-    if (path !== undefined) this.#sendDatagram(path, bytes);
-    // A path that is being rekeyed may have died unnoticed: a retry goes through signalling as well.
-    if (way === undefined && (path === undefined || peer.handshakesSent > 1)) this.#signalTo(peer, bytes);
-  }
-
-  #onEstablished(
-    peer: Peer,
-    initiator: boolean,
-    list: Parameters<PeerPaths["setRemote"]>[0],
-    way: PathRef | undefined,
-    now: Instant,
-  ): void {
-    if (peer.paths.setRemote(list)) peer.nat = list.nat;
-    // The peer has opened it for a reason: it is not let go again before that shows.
-    if (isIdle(peer, now)) peer.usedAt = now;
-    peer.paths.setEnabled(true, now);
-    peer.paths.setInUse(isInUse(peer, now), now);
-    for (const kind of RELAY_KINDS) this.#openRelay(peer, kind);
-    if (peer.wish !== "auto") this.#tellWish(peer);
-    this.#updateRoute(peer, "relayed at once", now);
-    if (initiator) {
-      // The first sealed frame proves to the responder that we have the keys; it carries the candidates that the initiation could not.
-      this.#tellCandidates(peer, way ?? this.#routeRef(peer) ?? this.#signalRef(peer));
-    } else if (peer.paths.selected === undefined && this.#options.useDirect) {
-      // The response is on its way to the initiator; the coordinator's punch follows it there.
-      this.#requestPunch(peer);
-    }
-  }
-
-  #requestPunch(peer: Peer): void {
-    if (!this.#connected || !peer.entry.online) return;
-    this.#signal({ type: "punch_request", peer: peer.id, round: peer.paths.round + 1 });
   }
 
   // Frames and datagrams
@@ -682,13 +502,14 @@ export class Node {
     if (kind === "stun") this.#gathering.handleStun(bytes, now);
     else if (kind === "handshake") {
       // On a relay the coordinator vouches for the sender, and `from` is the sender's slot.
-      const sender = leg >= FIRST_RELAY_LEG ? this.#bySlot.get(slotOf(from)) : undefined;
-      if (leg < FIRST_RELAY_LEG || sender !== undefined) this.#handleHandshake(bytes, sender, { leg, to: from }, now);
+      const sender = leg >= FIRST_RELAY_LEG ? this.#book.bySlot(slotOf(from)) : undefined;
+      if (leg < FIRST_RELAY_LEG || sender !== undefined)
+        this.#handshakes.handleHandshake(bytes, sender, { leg, to: from }, now);
     }
   }
 
   #handleControl(report: PlaneReport & { readonly type: "control" }, now: Instant): void {
-    const peer = this.#bySlot.get(report.peer);
+    const peer = this.#book.bySlot(report.peer);
     const message = decodeControl(report.body);
     if (peer === undefined || message === undefined || peer.trust !== "pinned") return;
     const isUdp = report.leg < FIRST_RELAY_LEG;
@@ -704,7 +525,7 @@ export class Node {
       case "echo":
         peer.usedAt = now;
         peer.paths.setInUse(true, now);
-        this.#sendControl(peer, { leg: report.leg, to: report.from }, { ...message, type: "echo_answer" });
+        this.#outbox.sendControl(peer, { leg: report.leg, to: report.from }, { ...message, type: "echo_answer" });
         break;
       case "echo_answer": {
         const roundTripMs = report.at - message.time / 1000;
@@ -713,7 +534,7 @@ export class Node {
           break;
         }
         const path = isUdp ? "direct" : (peer.route?.kind ?? "websocket");
-        this.#event({ type: "echo_answer", id: peer.id, sequence: message.sequence, roundTripMs, path });
+        this.#outbox.event({ type: "echo_answer", id: peer.id, sequence: message.sequence, roundTripMs, path });
         break;
       }
       case "candidates":
@@ -721,7 +542,7 @@ export class Node {
         break;
       case "wish":
         peer.remoteWish = message.rung;
-        this.#applyWish(peer, "chosen by the peer's operator", now);
+        this.#traffic.applyWish(peer, "chosen by the peer's operator", now);
         break;
       case "close":
         this.#letGo(
@@ -736,7 +557,7 @@ export class Node {
   }
 
   #handleActivity(report: PlaneReport & { readonly type: "activity" }, now: Instant): void {
-    const peer = this.#bySlot.get(report.peer);
+    const peer = this.#book.bySlot(report.peer);
     if (peer === undefined) return;
     peer.usedAt = now;
     peer.paths.setInUse(true, now);
@@ -744,72 +565,6 @@ export class Node {
       peer.paths.handleReceived(report.leg, unpackAddress(report.from), report.at);
     }
     if (report.sent > 0) peer.paths.handleSent(report.at);
-  }
-
-  #sendEcho(peer: Peer, sequence: number, now: Instant): void {
-    const path = this.#routeRef(peer);
-    if (path === undefined) return;
-    this.#sendControl(peer, path, { type: "echo", sequence, time: Math.floor(now * 1000) });
-    // It wants an answer as data does, so silence makes the path suspect as soon.
-    peer.paths.handleSent(now);
-  }
-
-  #openRelay(peer: Peer, kind: RelayLeg): void {
-    if (!this.#relays[kind] || (kind === "ssh" && wishOf(peer) === "websocket")) return;
-    this.#actions.push({ type: "relay_open", kind, peer: peer.id });
-  }
-
-  #tellWish(peer: Peer): void {
-    this.#sendControl(peer, this.#routeRef(peer) ?? this.#signalRef(peer), { type: "wish", rung: peer.wish });
-  }
-
-  /** Without a channel of its own on the SSH connection this peer's frames come in by the WebSocket. */
-  #applyWish(peer: Peer, reason: string, now: Instant): void {
-    if (this.#relays.ssh && peer.session.isEstablished) {
-      const type = wishOf(peer) === "websocket" ? "relay_close" : "relay_open";
-      this.#actions.push({ type, kind: "ssh", peer: peer.id });
-      // What the peer sends will come by another of our connections soon, and only we can know.
-      this.#actions.push({ type: "plane", command: { type: "keep_order", peer: peer.slot } });
-    }
-    this.#updateRoute(peer, reason, now);
-  }
-
-  #tellCandidates(peer: Peer, path: PathRef): void {
-    const list = this.#gathering.candidates(true);
-    peer.toldGeneration = list.generation;
-    this.#sendControl(peer, path, { type: "candidates", list });
-  }
-
-  #sendControl(peer: Peer, path: PathRef, message: ControlMessage): void {
-    const body = encodeControl(message);
-    this.#actions.push({ type: "plane", command: { type: "send_control", peer: peer.slot, path, body } });
-  }
-
-  #sendDatagram(path: PathRef, bytes: Uint8Array): void {
-    this.#actions.push({ type: "plane", command: { type: "send_datagram", path, bytes } });
-  }
-
-  #signalTo(peer: Peer, body: Uint8Array): void {
-    if (this.#connected && peer.entry.online) this.#signal({ type: "to_peer", to: peer.id, body });
-  }
-
-  #signal(message: Extract<NodeAction, { type: "signal" }>["message"]): void {
-    this.#actions.push({ type: "signal", message });
-  }
-
-  #event(event: NodeEvent): void {
-    this.#actions.push({ type: "event", event });
-  }
-
-  #routeRef(peer: Peer): PathRef | undefined {
-    const { route } = peer;
-    if (route === undefined) return undefined;
-    if (route.kind === "direct") return { leg: route.pair.leg, to: route.pair.packedRemote };
-    return { leg: RELAY_LEGS[route.legs.local], to: packedSlot(peer.slot) };
-  }
-
-  #signalRef(peer: Peer): PathRef {
-    return { leg: SIGNAL_LEG, to: packedSlot(peer.slot) };
   }
 
   // After every input
@@ -821,14 +576,14 @@ export class Node {
     if (this.#toOpen !== undefined && (this.#gathering.isReady || now >= this.#toOpen.at)) {
       const { ids } = this.#toOpen;
       this.#toOpen = undefined;
-      for (const id of ids) this.#open(this.#peers.get(id), now);
+      for (const id of ids) this.#open(this.#book.get(id), now);
     }
     this.#drainAll(now);
   }
 
   #drainAll(now: Instant): void {
-    for (const peer of this.#peers.values()) {
-      this.#drainSession(peer, undefined, now);
+    for (const peer of this.#book.values()) {
+      this.#handshakes.drainSession(peer, undefined, now);
       this.#drainPaths(peer, now);
     }
   }
@@ -837,21 +592,21 @@ export class Node {
     for (let action = this.#gathering.poll(); action !== undefined; action = this.#gathering.poll()) {
       switch (action.type) {
         case "send":
-          this.#sendDatagram({ leg: action.leg, to: action.to }, action.bytes);
+          this.#outbox.sendDatagram({ leg: action.leg, to: action.to }, action.bytes);
           break;
         case "open_leg":
         case "close_leg":
-          this.#actions.push(action);
+          this.#outbox.push(action);
           break;
         case "changed":
-          for (const peer of this.#peers.values()) {
+          for (const peer of this.#book.values()) {
             if (!peer.session.isEstablished || isIdle(peer, now)) continue;
             peer.paths.hurry(now);
-            this.#tellCandidates(peer, this.#routeRef(peer) ?? this.#signalRef(peer));
+            this.#outbox.tellCandidates(peer, this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer));
           }
           break;
         case "nat_detected":
-          this.#event({
+          this.#outbox.event({
             type: "nat_detected",
             label: natLabel(this.#gathering.natReport()),
             nat: this.#gathering.natReport(),
@@ -868,102 +623,23 @@ export class Node {
     for (let action = peer.paths.poll(); action !== undefined; action = peer.paths.poll()) {
       switch (action.type) {
         case "send":
-          this.#sendControl(peer, { leg: action.leg, to: action.to }, action.message);
+          this.#outbox.sendControl(peer, { leg: action.leg, to: action.to }, action.message);
           break;
         case "selected":
-          this.#updateRoute(peer, action.reason, now);
+          this.#traffic.updateRoute(peer, action.reason, now);
           break;
         case "request_round":
-          this.#requestPunch(peer);
+          this.#outbox.requestPunch(peer);
           // The round is of little use if the peer aims at a mapping that our router has forgotten.
           this.#gathering.checkMapping(now);
           this.#drainGathering(now);
           break;
         case "fired":
-          this.#signal({ type: "punch_fired", peer: peer.id, round: action.round, firedAt: action.at });
+          this.#outbox.signal({ type: "punch_fired", peer: peer.id, round: action.round, firedAt: action.at });
           break;
         default:
           assertNever(action);
       }
     }
   }
-
-  /** Looks at the ladder again, after anything that may have changed it. `reason` is told if it has. */
-  #updateRoute(peer: Peer, reason: string, now: Instant): void {
-    const before = peer.route;
-    // An old path that has died brings nothing more: then there is no end to wait for.
-    const isPlanned =
-      before !== undefined &&
-      (before.kind === "direct" ? before.pair.isValid : this.#relays[before.legs.local] && peer.remoteLeg !== null);
-    const rungs = { pair: peer.paths.selected, relays: this.#relays, remoteLeg: peer.remoteLeg, wish: wishOf(peer) };
-    const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
-    if (isSameRoute(before, route)) return;
-    peer.route = route;
-    peer.relayRttMs = undefined;
-    peer.relayEchoAt = undefined;
-    const path = this.#routeRef(peer);
-    const mtu =
-      route === undefined
-        ? 0
-        : route.kind !== "direct"
-          ? MTU_RELAY
-          : isIPv6(route.pair.remote.ip)
-            ? MTU_IPV6
-            : MTU_IPV4;
-    this.#actions.push({ type: "plane", command: { type: "select_path", peer: peer.slot, path, mtu, isPlanned } });
-    const from = before?.kind ?? null;
-    const to = route?.kind ?? null;
-    const atUnixMs = this.#options.environment.wallClockUnixMs();
-    peer.selectedAtUnixMs = route === undefined ? undefined : atUnixMs;
-    if (from !== to) remember(peer, { atUnixMs, from, to, reason });
-    const pair = route?.kind === "direct" ? route.pair : undefined;
-    this.#event({
-      type: "path_changed",
-      id: peer.id,
-      name: peer.entry.name,
-      from,
-      to,
-      reason,
-      remote: pair?.remote,
-      rttMs: pair?.rttMs,
-    });
-    if (route === undefined) return;
-    const echoes = peer.waitingEchoes;
-    peer.waitingEchoes = [];
-    for (const sequence of echoes) this.#sendEcho(peer, sequence, now);
-  }
-
-  /** A direct path measures itself by its probes; a relayed one by an echo now and then. */
-  #measureRelay(peer: Peer, inUse: boolean, now: Instant): void {
-    const isRelayed = peer.route !== undefined && peer.route.kind !== "direct";
-    if (!isRelayed || !inUse || (peer.relayEchoAt !== undefined && now < peer.relayEchoAt)) return;
-    peer.relayEchoAt = after(now, RELAY_ECHO_MS);
-    this.#sendEcho(peer, OWN_ECHO, now);
-  }
-
-  // Rules about addresses
-
-  #isDirectlyConnected(ip: string): boolean {
-    return this.#gathering.interfaces.some((own) => cidrContains(`${own.ip}/${own.prefixLength}`, ip));
-  }
-
-  #isForbidden(address: TransportAddress): boolean {
-    return this.#gathering.isOwn(address) || this.#options.isMeshAddress(address.ip);
-  }
-
-  #newIndex(): number {
-    for (;;) {
-      const [a = 0, b = 0, c = 0, d = 0] = this.#options.environment.random(4);
-      const index = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
-      if (![...this.#peers.values()].some((peer) => peer.session.ownsIndex(index))) return index;
-    }
-  }
 }
-
-/** The `to` of the signalling leg: a peer's slot. */
-const packedSlot = (slot: number): Uint8Array => {
-  const packed = new Uint8Array(18);
-  new DataView(packed.buffer).setUint32(0, slot);
-  return packed;
-};
-const slotOf = (packed: Uint8Array): number => new DataView(packed.buffer, packed.byteOffset).getUint32(0);

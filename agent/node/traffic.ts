@@ -1,0 +1,121 @@
+/**
+ * Puts each peer's traffic on its rung: applies the ladder (ladder.ts) to what works at this moment, tells the data path, the relays, the
+ * operator and the history.
+ */
+import { isIPv6 } from "../../shared/address.ts";
+import type { RelayLeg } from "../../shared/signal/messages.ts";
+import { after, type Instant } from "../../shared/time.ts";
+import { chooseRoute, isSameRoute } from "./ladder.ts";
+import type { Outbox } from "./outbox.ts";
+import { type Peer, remember, wishOf } from "./peer.ts";
+
+/** UDP payload that fits a path of 1500 bytes, less 8 UDP and 20 or 40 IP. Path MTU discovery comes with the fast data path. */
+const MTU_IPV4 = 1472;
+const MTU_IPV6 = 1452;
+/** A relay's transport is a byte stream: any frame that its length field can say will do. */
+const MTU_RELAY = 65_000;
+/** The round trip of a relayed path in use is measured this often. */
+const RELAY_ECHO_MS = 5000;
+/** The sequence number of our own echoes, which no ping uses. */
+export const OWN_ECHO = 0;
+
+export class Traffic {
+  readonly #outbox: Outbox;
+  readonly #wallClockUnixMs: () => number;
+
+  constructor(outbox: Outbox, wallClockUnixMs: () => number) {
+    this.#outbox = outbox;
+    this.#wallClockUnixMs = wallClockUnixMs;
+  }
+
+  /** Looks at the ladder again, after anything that may have changed it. `reason` is told if it has. */
+  updateRoute(peer: Peer, reason: string, now: Instant): void {
+    const before = peer.route;
+    // An old path that has died brings nothing more: then there is no end to wait for.
+    const isPlanned =
+      before !== undefined &&
+      (before.kind === "direct"
+        ? before.pair.isValid
+        : this.#outbox.relays[before.legs.local] && peer.remoteLeg !== null);
+    const rungs = {
+      pair: peer.paths.selected,
+      relays: this.#outbox.relays,
+      remoteLeg: peer.remoteLeg,
+      wish: wishOf(peer),
+    };
+    const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
+    if (isSameRoute(before, route)) return;
+    peer.route = route;
+    peer.relayRttMs = undefined;
+    peer.relayEchoAt = undefined;
+    const path = this.#outbox.routeRef(peer);
+    const mtu =
+      route === undefined
+        ? 0
+        : route.kind !== "direct"
+          ? MTU_RELAY
+          : isIPv6(route.pair.remote.ip)
+            ? MTU_IPV6
+            : MTU_IPV4;
+    this.#outbox.plane({ type: "select_path", peer: peer.slot, path, mtu, isPlanned });
+    const from = before?.kind ?? null;
+    const to = route?.kind ?? null;
+    const atUnixMs = this.#wallClockUnixMs();
+    peer.selectedAtUnixMs = route === undefined ? undefined : atUnixMs;
+    if (from !== to) remember(peer, { atUnixMs, from, to, reason });
+    const pair = route?.kind === "direct" ? route.pair : undefined;
+    this.#outbox.event({
+      type: "path_changed",
+      id: peer.id,
+      name: peer.entry.name,
+      from,
+      to,
+      reason,
+      remote: pair?.remote,
+      rttMs: pair?.rttMs,
+    });
+    if (route === undefined) return;
+    const echoes = peer.waitingEchoes;
+    peer.waitingEchoes = [];
+    for (const sequence of echoes) this.sendEcho(peer, sequence, now);
+  }
+
+  /** A direct path measures itself by its probes; a relayed one by an echo now and then. */
+  measureRelay(peer: Peer, inUse: boolean, now: Instant): void {
+    const isRelayed = peer.route !== undefined && peer.route.kind !== "direct";
+    if (!isRelayed || !inUse || (peer.relayEchoAt !== undefined && now < peer.relayEchoAt)) return;
+    peer.relayEchoAt = after(now, RELAY_ECHO_MS);
+    this.sendEcho(peer, OWN_ECHO, now);
+  }
+
+  sendEcho(peer: Peer, sequence: number, now: Instant): void {
+    const path = this.#outbox.routeRef(peer);
+    if (path === undefined) return;
+    this.#outbox.sendControl(peer, path, { type: "echo", sequence, time: Math.floor(now * 1000) });
+    // It wants an answer as data does, so silence makes the path suspect as soon.
+    peer.paths.handleSent(now);
+  }
+
+  openRelay(peer: Peer, kind: RelayLeg): void {
+    if (!this.#outbox.relays[kind] || (kind === "ssh" && wishOf(peer) === "websocket")) return;
+    this.#outbox.push({ type: "relay_open", kind, peer: peer.id });
+  }
+
+  tellWish(peer: Peer): void {
+    this.#outbox.sendControl(peer, this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer), {
+      type: "wish",
+      rung: peer.wish,
+    });
+  }
+
+  /** Without a channel of its own on the SSH connection this peer's frames come in by the WebSocket. */
+  applyWish(peer: Peer, reason: string, now: Instant): void {
+    if (this.#outbox.relays.ssh && peer.session.isEstablished) {
+      const type = wishOf(peer) === "websocket" ? "relay_close" : "relay_open";
+      this.#outbox.push({ type, kind: "ssh", peer: peer.id });
+      // What the peer sends will come by another of our connections soon, and only we can know.
+      this.#outbox.plane({ type: "keep_order", peer: peer.slot });
+    }
+    this.updateRoute(peer, reason, now);
+  }
+}
