@@ -18,11 +18,13 @@ export const isIPv6 = (ip: string): boolean => ip.includes(":");
 
 /** Canonical text of an ip, or undefined when it is none. Zone ids (`fe80::1%eth0`) are refused. */
 export function canonicalIp(text: string): string | undefined {
-  if (text.includes("%") || !ipaddr.isValid(text)) return undefined;
-  // ipaddr.js also accepts "10.1", "0x7f.1" and "010.0.0.1" (octal, so 8.0.0.1): only four decimal parts are an address to us.
-  if (!text.includes(":") && !/^(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}$/.test(text)) return undefined;
-  return ipaddr.process(text).toString();
+  // Not by ipaddr.js, which also accepts "10.1", "0x7f.1" and "010.0.0.1" (octal, so 8.0.0.1), and takes longer.
+  if (!isIPv6(text)) return FOUR_DECIMALS.test(text) ? text : undefined;
+  return text.includes("%") || !ipaddr.isValid(text) ? undefined : ipaddr.process(text).toString();
 }
+
+/** Four numbers up to 255 without leading zeros: canonical as they stand. */
+const FOUR_DECIMALS = /^(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.(?=\d)|$)){4}$/;
 
 /** Parses `1.2.3.4:5` and `[2001:db8::1]:5`. */
 export function parseTransportAddress(text: string): TransportAddress | undefined {
@@ -95,6 +97,14 @@ export function cidrContains(cidr: string, ip: string): boolean {
  * one machine: a demo, a test.
  */
 export function isProbeable(ip: string, allowLoopback = false): boolean {
+  if (FOUR_DECIMALS.test(ip)) {
+    const [first = 0, second] = ip.split(".").map(Number);
+    if (first === 127) return allowLoopback;
+    // 0.0.0.0/8, link-local, multicast, broadcast.
+    return (
+      first !== 0 && !(first === 169 && second === 254) && (first < 224 || first >= 240) && ip !== "255.255.255.255"
+    );
+  }
   if (!ipaddr.isValid(ip)) return false;
   const range = ipaddr.process(ip).range();
   if (range === "loopback") return allowLoopback;
