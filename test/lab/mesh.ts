@@ -399,12 +399,20 @@ export interface Transfer {
 export async function transferFile(
   from: MeshAgent,
   to: MeshAgent,
-  options: { readonly bytes?: number; readonly ipv6?: boolean; readonly timeoutMs?: number } = {},
+  options: {
+    readonly bytes?: number;
+    readonly ipv6?: boolean;
+    readonly timeoutMs?: number;
+    /** Sends no faster, so that the connection lives long enough for something to happen to it. */
+    readonly bytesPerSecond?: number;
+  } = {},
 ): Promise<Transfer> {
   const { meshIPv4, meshIPv6 } = (await from.status()).self;
   const address = options.ipv6 === true ? meshIPv6 : meshIPv4;
   const bytes = options.bytes ?? 10_000_000;
-  const server = from.host.spawn([process.execPath, TRAFFIC, "http-serve", address, `${HTTP_PORT}`, `${bytes}`]);
+  const rate = options.bytesPerSecond === undefined ? [] : [`${options.bytesPerSecond}`];
+  const serve = [process.execPath, TRAFFIC, "http-serve", address, `${HTTP_PORT}`, `${bytes}`, ...rate];
+  const server = from.host.spawn(serve);
   try {
     const checksum = await server.waitFor(
       "checksum",

@@ -9,6 +9,12 @@ import type { CommandOptions, CommandOutput, Environment, LabProcess } from "./p
 
 export type SiteNat = NatKind | PublicKind;
 
+/** Host number of the first guest on a LAN, and the interface index of its bridge port, unlike any of a host (see topology.ts). */
+const GUEST_ADDRESS = 100;
+const GUEST_PORT_INDEX = 2000;
+/** A guest's end of the cable while it waits. */
+const GUEST_DEVICE = "guest";
+
 export interface NatOptions {
   readonly hairpin?: boolean;
   /** What the router does with unexpected packets for itself; default drop. */
@@ -40,10 +46,9 @@ export interface SiteOptions extends NatOptions {
 /** A place where programs run: one namespace. */
 export class Machine {
   readonly role: string;
-  /** Every IPv4 address of its own, the one it sends from first. */
-  readonly addresses: readonly string[];
   readonly ipv6Addresses: readonly string[];
   readonly #namespaces: Namespaces;
+  readonly #addresses: readonly string[];
 
   constructor(
     namespaces: Namespaces,
@@ -53,8 +58,13 @@ export class Machine {
   ) {
     this.#namespaces = namespaces;
     this.role = role;
-    this.addresses = addresses;
+    this.#addresses = addresses;
     this.ipv6Addresses = ipv6Addresses;
+  }
+
+  /** Every IPv4 address of its own, the one it sends from first. */
+  get addresses(): readonly string[] {
+    return this.#addresses;
   }
 
   get namespace(): string {
@@ -83,9 +93,10 @@ export class Machine {
 }
 
 export class Host extends Machine {
-  readonly site: Site;
   /** The interface towards the router, or the internet. */
   readonly device: string;
+  readonly #home: Site;
+  #visit: { readonly site: Site; readonly address: string } | undefined;
 
   constructor(
     namespaces: Namespaces,
@@ -96,8 +107,39 @@ export class Host extends Machine {
     ipv6Addresses: readonly string[],
   ) {
     super(namespaces, role, addresses, ipv6Addresses);
-    this.site = site;
+    this.#home = site;
     this.device = device;
+  }
+
+  /** Where it stands now. */
+  get site(): Site {
+    return this.#visit?.site ?? this.#home;
+  }
+
+  override get addresses(): readonly string[] {
+    return this.#visit === undefined ? super.addresses : [this.#visit.address];
+  }
+
+  /**
+   * Leaves its network without a word and turns up on the LAN of another site, as a laptop that is carried elsewhere: the old link is
+   * gone before the new one comes, with another address and gateway. Resolves when the new network can be used.
+   */
+  async moveTo(site: Site): Promise<void> {
+    const { lan, router } = site;
+    if (lan === undefined || router === undefined || site.ipv6 || this.ipv6Addresses.length > 0 || site === this.site) {
+      throw new Error(`${this.role} cannot move to site ${site.index}: that needs another LAN, and IPv4 alone`);
+    }
+    const visit = { site, address: await site.admit(this) };
+    const { device, namespace } = this;
+    const script = [
+      `ip link del ${device}`,
+      `ip -n ${router.namespace} link set ${GUEST_DEVICE} netns ${namespace} name ${device}`,
+      `ip link set ${device} up`,
+      `ip addr add ${visit.address}/24 dev ${device}`,
+      `ip route add default via ${lan.gateway} dev ${device}`,
+    ];
+    this.#visit = visit;
+    await this.execChecked(["sh", "-e"], { input: script.join("\n") });
   }
 }
 
@@ -118,6 +160,7 @@ export class Site {
   #nat: SiteNat;
   #carrierNat: NatKind;
   #natOptions: NatOptions;
+  readonly #guestAddresses: string[] = [];
 
   constructor(namespaces: Namespaces, index: number, options: SiteOptions, ipv6: boolean) {
     this.index = index;
@@ -207,7 +250,7 @@ export class Site {
       kind: this.#nat,
       external: this.router?.address ?? "",
       lan: this.lan.cidr,
-      hosts: this.hosts.map(({ address }) => address),
+      hosts: [...this.hosts.map((_, host) => `${this.lan?.base}.${10 + host}`), ...this.#guestAddresses],
       ...(hairpin === undefined ? {} : { hairpin }),
       ...(input === undefined ? {} : { input }),
       ...(ipv6Firewall === undefined ? {} : { ipv6: ipv6Firewall }),
@@ -226,6 +269,25 @@ export class Site {
     this.#natOptions = options;
     const ruleset = this.ruleset();
     await Promise.all(this.#ruled.map(async (machine) => machine.execChecked(["nft", "-f", "-"], { input: ruleset })));
+  }
+
+  /** Prepares a place for a host of another site: an address, the NAT's rules for it, and a cable whose far end waits at the router. */
+  async admit(guest: Host): Promise<string> {
+    const { router, lan } = this;
+    if (router === undefined || lan === undefined) throw new Error(`Site ${this.index} has no LAN for ${guest.role}`);
+    const number = this.#guestAddresses.length;
+    const address = `${lan.base}.${GUEST_ADDRESS + number}`;
+    this.#guestAddresses.push(address);
+    await this.setNat(this.#nat);
+    const port = `g${number}`;
+    await router.execChecked(["ip", "-batch", "-"], {
+      input: [
+        `link add name ${port} index ${GUEST_PORT_INDEX + number} type veth peer name ${GUEST_DEVICE}`,
+        `link set dev ${port} master lan up`,
+        "",
+      ].join("\n"),
+    });
+    return address;
   }
 
   /** The same for the carrier's NAT. */

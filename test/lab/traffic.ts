@@ -4,8 +4,8 @@
  * Usage: `bun traffic.ts serve ADDRESS PORT` answers UDP datagrams and swallows TCP streams, telling at the end of each how many bytes
  * came; `bun traffic.ts rtt ADDRESS PORT COUNT` prints the round trips in milliseconds as a JSON array, null for a lost one;
  * `bun traffic.ts send ADDRESS PORT BYTES` prints the milliseconds until the other side has confirmed them all.
- * `bun traffic.ts http-serve ADDRESS PORT BYTES` serves a random file after printing its SHA-256, `bun traffic.ts http-get ADDRESS PORT`
- * fetches it and prints `{ "sha256", "bytes", "milliseconds" }`.
+ * `bun traffic.ts http-serve ADDRESS PORT BYTES [BYTES_PER_SECOND]` serves a random file after printing its SHA-256, at that rate if one
+ * is given; `bun traffic.ts http-get ADDRESS PORT` fetches it and prints `{ "sha256", "bytes", "milliseconds" }`.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { createSocket } from "node:dgram";
@@ -13,8 +13,10 @@ import { createConnection, createServer } from "node:net";
 
 const LOST_MS = 1_000;
 const CHUNK = Buffer.alloc(65_536, 0x5a);
+/** A file served at a rate goes out in as many pieces a second. */
+const PIECES_PER_SECOND = 50;
 
-const [mode, address = "", portText, amountText] = process.argv.slice(2);
+const [mode, address = "", portText, amountText, rateText] = process.argv.slice(2);
 const port = Number(portText);
 const amount = Number(amountText);
 
@@ -111,8 +113,23 @@ async function send(bytes: number): Promise<number> {
 
 function httpServe(): void {
   const file = randomBytes(amount);
-  Bun.serve({ hostname: address, port, fetch: () => new Response(file) });
+  const rate = Number(rateText ?? 0);
+  const respond = (): Response => new Response(rate > 0 ? new ReadableStream(paced(file, rate)) : file);
+  Bun.serve({ hostname: address, port, idleTimeout: 60, fetch: respond });
   console.log(createHash("sha256").update(file).digest("hex"));
+}
+
+function paced(file: Buffer, bytesPerSecond: number): UnderlyingDefaultSource<Uint8Array> {
+  const piece = Math.ceil(bytesPerSecond / PIECES_PER_SECOND);
+  let at = 0;
+  return {
+    async pull(controller) {
+      await new Promise((resolve) => setTimeout(resolve, 1000 / PIECES_PER_SECOND));
+      controller.enqueue(new Uint8Array(file.subarray(at, at + piece)));
+      at += piece;
+      if (at >= file.length) controller.close();
+    },
+  };
 }
 
 async function httpGet(): Promise<{ sha256: string; bytes: number; milliseconds: number }> {
