@@ -4,14 +4,15 @@ import type { NatBehavior } from "./nat.ts";
 import { ALL_NATS, ALL_PAIRINGS, directPathExpected } from "./oracle.ts";
 import { areDirect, meshPacket, World } from "./world.ts";
 
-const SEEDS = [1, 2];
+/** A whole round of probes, and what is left of the background. More seeds and more time: `npm run sim -- --pairings`. */
+const IMPOSSIBLE_FOR_MS = 4500;
 
 describe.each([
-  { roundTripMs: 0, lossPercent: 0, jitterMs: 0, boundMs: 300 },
-  { roundTripMs: 50, lossPercent: 0, jitterMs: 3, boundMs: 500 },
+  { seed: 1, roundTripMs: 0, jitterMs: 0, boundMs: 300 },
+  { seed: 2, roundTripMs: 50, jitterMs: 3, boundMs: 500 },
 ])("at $roundTripMs ms round trip", (conditions) => {
   test.each(ALL_NATS)("$mapping / $filtering: direct to all it can reach, in time", (a) => {
-    for (const b of ALL_NATS) for (const seed of SEEDS) expectOracle(a, b, { seed, ...conditions });
+    for (const b of ALL_NATS) expectOracle(a, b, conditions);
   });
 });
 
@@ -46,7 +47,7 @@ function expectOracle(a: NatBehavior, b: NatBehavior, { boundMs, ...options }: C
   world.joinAll();
   const label = `${describeNat(a)} x ${describeNat(b)}, seed ${options.seed}`;
   const isExpected = directPathExpected(a, b);
-  world.run(isExpected ? boundMs : 6000, () => areDirect(one, two));
+  world.run(isExpected ? boundMs : IMPOSSIBLE_FOR_MS, () => areDirect(one, two));
   expect(areDirect(one, two), label).toBe(isExpected);
   if (!isExpected) return;
   const packet = meshPacket(one.meshIPv4, two.meshIPv4, Uint8Array.of(options.seed));

@@ -93,6 +93,18 @@ export function runRandomWorld(seed: number): Verdict {
   return { seed, story, failures, pairs: (count * (count - 1)) / 2, virtualMs: world.now };
 }
 
+/** Two agents behind two NATs and nothing else: the oracle on whether there is a path, and within 500 ms. */
+export function runPairing(seed: number, { a, b }: { readonly a: NatBehavior; readonly b: NatBehavior }): Verdict {
+  const world = new World({ seed, roundTripMs: 50, jitterMs: 2 });
+  const [one, two] = [world.addAgent("one", a), world.addAgent("two", b)];
+  world.joinAll();
+  const isExpected = directPathExpected(a, b);
+  world.run(isExpected ? 500 : 6000, () => areDirect(one, two));
+  const failures =
+    areDirect(one, two) === isExpected ? [] : [isExpected ? "no path within 500 ms" : "an impossible path"];
+  return { seed, story: [JSON.stringify(a), JSON.stringify(b)], failures, pairs: 1, virtualMs: world.now };
+}
+
 function choosePlace(plan: SeededRandom, world: World, others: readonly Place[]): Place {
   const isUdpBlocked = plan.chance(4);
   const neighbour = others.find(({ where }) => where !== "public" && where.nat.behavior.mapping !== "none");

@@ -10,12 +10,15 @@ test.each([
   ],
   [1, "the same with three agents and 300 ms of round trip"],
   [287, "ports that show only in probes, on slow paths"],
+  [25, "a peer that starts again counts its lists of candidates anew, and they were taken for old ones"],
+  [1025, "an address that had answered was held to the probes of an earlier time"],
+  [1232, "a path through a mapping towards the coordinator died with it, although the peer's own mapping was there"],
   [92, "a router that reboots: traffic finds the dead path, and the new one"],
 ])("seed %i: %s", (seed) => {
   const { story, failures } = runRandomWorld(seed);
   expect(failures, story.join("\n")).toEqual([]);
 });
 
-test("forty worlds more, always the same", () => {
-  for (let seed = 1000; seed < 1040; seed++) expect(runRandomWorld(seed)).toMatchObject({ seed, failures: [] });
+test("twenty worlds more, always the same", () => {
+  for (let seed = 2000; seed < 2020; seed++) expect(runRandomWorld(seed)).toMatchObject({ seed, failures: [] });
 });
