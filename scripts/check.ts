@@ -15,6 +15,9 @@ await run("lint", [
   "test",
 ]);
 await run("types (Bun side)", ["tsc", "-p", "tsconfig.json"]);
-await run("types (Deno side)", ["deno", "check", "--quiet", "coordinator/main.ts", "coordinator/serve.ts"], {
-  DENO_NO_PACKAGE_JSON: "1",
-});
+// With the installed modules: @types/ssh2 would otherwise bring an older @types/node, which hides Deno's own (node:sqlite).
+await run(
+  "types (Deno side)",
+  ["deno", "check", "--quiet", "--node-modules-dir=manual", "coordinator/main.ts", "coordinator/serve.ts"],
+  { DENO_NO_PACKAGE_JSON: "1" },
+);

@@ -138,8 +138,9 @@ export class SshConnection {
       if (++this.#attempts >= MAX_LOGIN_ATTEMPTS) this.end();
       return;
     }
-    if (decision !== "sign") this.#peer = decision;
     context.accept();
+    if (decision === "sign") return;
+    this.#peer = decision;
     // An agent is a leg from the start; a person with the agent's key must not replace it by looking in.
     if (decision === context.username) this.#ensureLeg(decision);
   }
