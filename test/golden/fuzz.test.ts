@@ -26,6 +26,7 @@ import {
   UNKNOWN_NAT,
   writeCandidates,
 } from "../../shared/wire/candidates.ts";
+import { decodeRelay } from "../../shared/wire/relay.ts";
 import { CLOSE_REASONS, type ControlMessage, decodeControl, encodeControl } from "../../shared/wire/control.ts";
 import { Reader, Writer } from "../../shared/wire/cursor.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
@@ -34,6 +35,7 @@ import {
   frameReceiver,
   isSealedFrame,
   readFragmentHeader,
+  readSwitch,
   writeFragmentHeader,
   writeFrameHeader,
 } from "../../shared/wire/frame.ts";
@@ -59,6 +61,8 @@ const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => unknown>> = {
   decodeHandshake,
   handshakeMacs,
   decodeControl,
+  decodeRelay,
+  readSwitch,
   readCandidates: (bytes) => readCandidates(new Reader(bytes)),
   readFragmentHeader,
   frame: (bytes) => [isSealedFrame(bytes), frameReceiver(bytes), frameCounter(bytes)],

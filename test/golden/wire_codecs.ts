@@ -23,6 +23,7 @@ import {
   writeFragmentHeader,
   writeFrameHeader,
 } from "../../shared/wire/frame.ts";
+import { decodeRelay, encodeRelay, type RelayMessage } from "../../shared/wire/relay.ts";
 import { decodeHandshake, encodeCookie, handshakeMacs } from "../../shared/wire/handshake.ts";
 
 export interface Vector {
@@ -93,6 +94,8 @@ interface ChannelValue {
 }
 
 const control: Codec<ControlMessage> = { encode: encodeControl, decode: decodeControl };
+
+const relay: Codec<RelayMessage> = { encode: encodeRelay, decode: decodeRelay };
 
 const candidates: Codec<CandidateList> = {
   encode: (list) => {
@@ -223,6 +226,7 @@ const channel: Codec<ChannelValue> = {
 
 export const CODECS = {
   control,
+  relay,
   candidates,
   fragment,
   frame,
