@@ -51,6 +51,8 @@ const ANSWER_MARGIN_MS = 50;
 /** A better pair must be better by this much to displace a working one. */
 const HYSTERESIS_FACTOR = 0.8;
 const HYSTERESIS_MS = 2;
+/** A pair that works but is not selected is not kept open: this long it counts as proven. Linux forgets a flow after 30 s. */
+const STANDBY_MS = 30_000;
 /** Pairs remembered per peer; peer-reflexive ones come and go with a symmetric NAT's ports. */
 const MAX_PAIRS = 64;
 const MAX_PEER_REFLEXIVE = 16;
@@ -211,7 +213,7 @@ export class PeerPaths {
     from: TransportAddress,
     now: Instant,
   ): void {
-    const pair = this.#pairs.get(pairKey(leg, from)) ?? this.#addPeerReflexive(leg, from);
+    const pair = this.#pairs.get(pairKey(leg, from)) ?? this.#addPeerReflexive(leg, from, now);
     if (pair === undefined) return;
     pair.receivedAt = now;
     if (message.answered) pair.peerConfirmed = true;
@@ -262,7 +264,7 @@ export class PeerPaths {
     const selected = this.#selected;
     const isSelected = selected?.leg === leg && selected.hears(from);
     const known = isSelected ? selected : this.#pairs.get(pairKey(leg, from));
-    const pair = known ?? this.#addPeerReflexive(leg, from);
+    const pair = known ?? this.#addPeerReflexive(leg, from, now);
     if (pair === undefined) return;
     pair.receivedAt = now;
     // Its router has moved it: proven in time, the new address can take over when the old one turns out to be dead.
@@ -319,15 +321,27 @@ export class PeerPaths {
     }
   }
 
-  #addPeerReflexive(leg: Leg, from: TransportAddress): Pair | undefined {
+  #addPeerReflexive(leg: Leg, from: TransportAddress, now: Instant): Pair | undefined {
     if ((leg !== this.#legs.ipv4 && leg !== this.#legs.ipv6) || !this.#isAllowed(from)) return undefined;
+    this.#expire(now);
     const reflexive = this.pairs().filter((pair) => pair.origin === "peer-reflexive");
     if (reflexive.length >= MAX_PEER_REFLEXIVE) {
-      const oldest = reflexive.find((pair) => !pair.isValid && pair !== this.#selected);
+      // The one proven longest ago makes room, or one that never was.
+      const [oldest] = reflexive
+        .filter((pair) => pair !== this.#selected)
+        .toSorted((a, b) => (a.answeredAt ?? -Infinity) - (b.answeredAt ?? -Infinity));
       if (oldest === undefined) return undefined;
       this.#pairs.delete(pairKey(oldest.leg, oldest.remote));
     }
     return this.#addPair(leg, from, "peer-reflexive", false, this.#options.isDirectlyConnected(from.ip));
+  }
+
+  /** What nobody has kept open for so long is proven no more. */
+  #expire(now: Instant): void {
+    for (const pair of this.#pairs.values()) {
+      const { answeredAt } = pair;
+      if (pair !== this.#selected && answeredAt !== undefined && now - answeredAt > STANDBY_MS) pair.invalidate();
+    }
   }
 
   #addPair(
@@ -357,6 +371,7 @@ export class PeerPaths {
   // Probing
 
   #beginRound(now: Instant): void {
+    this.#expire(now);
     this.#roundEndsAt = after(now, ROUND_END_MS);
     // Likeliest first, since all leave within the same millisecond and a slow router takes them in order.
     const ordered = this.pairs().toSorted((a, b) => rank(a) - rank(b));
@@ -497,6 +512,7 @@ export class PeerPaths {
       return;
     }
     pair.invalidate();
+    this.#expire(now);
     const next = this.pairs()
       .filter((other) => other.isValid)
       .toSorted((a, b) => score(a) - score(b))[0];

@@ -398,6 +398,21 @@ describe("a path in use", () => {
     expect(bench.selections.map(({ pair }) => pair?.remote.ip)).toEqual([PUBLIC.ip, OTHER.ip]);
   });
 
+  test("that dies does not give way to one that was proven long ago", () => {
+    const bench = direct(40);
+    bench.candidates([PUBLIC, OTHER], [PUBLIC, OTHER]);
+    bench.do((paths, now) => paths.probeAll(now));
+    bench.now = instant(bench.now + 60);
+    bench.answer(PUBLIC, { answered: true });
+    bench.answer(OTHER, { answered: true });
+    bench.pass(31_000, () => {
+      if (bench.sent.at(-1)?.to.ip === PUBLIC.ip) bench.answer(PUBLIC, { answered: true });
+    });
+    bench.do((paths, now) => paths.handleSent(now));
+    bench.pass(1500);
+    expect(bench.selections.at(-1)?.pair).toBeUndefined();
+  });
+
   test("that dies with no other begins a round alone, and asks for one with the peer", () => {
     const bench = direct(40);
     bench.do((paths, now) => paths.handleSent(now));
