@@ -16,6 +16,8 @@ import { areDirect, meshPacket, World } from "./world.ts";
 const RECOVERY_MS = 50_000;
 /** First rounds that lose everything: the second is asked for after 3 s, the third 8 s later. */
 const LOSSY_MS = 25_000;
+/** Agents behind one address share what an unproven address may get (destination_budget.ts), so a first round may fall short. */
+const CROWDED_MS = 8000;
 const USE_EVERY_MS = 2000;
 /** Time in which a path that has just died is replaced. */
 const RETRY_MS = 6000;
@@ -75,6 +77,7 @@ export function runRandomWorld(seed: number): Verdict {
   world.joinAll(plan.between(0, 300));
   if (!world.agents.every((agent) => agent.isJoined)) failures.push("not all have joined within 20 s");
 
+  const isCrowded = new Set([...places.values()].map(({ where }) => where)).size < count;
   const worstRoundTripMs = Math.max(...world.agents.map(({ host }) => host.delay.upMs + host.delay.downMs));
   // conditions.test.ts says why five round trips; a port that only shows in a probe costs half a trip between the peers more, and then
   // what was lost while the filters were closed.
@@ -82,7 +85,7 @@ export function runRandomWorld(seed: number): Verdict {
     ({ behavior }) => behavior.mapping.includes("dependent") && !behavior.mapping.includes("endpoint"),
   );
   const quickMs = (isDependent ? 6.5 : 5) * worstRoundTripMs + 100 + 8 * jitterMs;
-  judge.expectPaths("after joining", lossPercent === 0 ? quickMs : LOSSY_MS);
+  judge.expectPaths("after joining", lossPercent > 0 ? LOSSY_MS : isCrowded ? CROWDED_MS : quickMs);
   judge.expectDelivery("after joining");
   for (let mishaps = plan.between(0, 2); mishaps > 0; mishaps--) {
     const what = mishap(plan, world, (milliseconds) => judge.live(milliseconds));
