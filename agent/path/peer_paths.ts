@@ -98,6 +98,7 @@ export class PeerPaths {
   #scheduled: { readonly round: number; readonly fireAt: Instant } | undefined;
   #roundEndsAt: Instant | undefined;
   #requests = 0;
+  #hasFailed = false;
   #nextRequestAt: Instant | undefined;
   #isInUse = false;
   #isEnabled = false;
@@ -118,7 +119,7 @@ export class PeerPaths {
 
   /** Has at least one whole round ended without a path? */
   get hasFailedRound(): boolean {
-    return this.#selected === undefined && this.#requests > 0;
+    return this.#selected === undefined && this.#hasFailed;
   }
 
   pairs(): readonly Pair[] {
@@ -157,6 +158,7 @@ export class PeerPaths {
     if (this.#isEnabled === isEnabled) return;
     this.#isEnabled = isEnabled;
     if (isEnabled) {
+      this.#hasFailed = false;
       this.#requests = 0;
       this.#nextRequestAt = after(now, ROUND_REQUEST_MS[0] ?? 0);
     } else {
@@ -288,7 +290,10 @@ export class PeerPaths {
       this.#actions.push({ type: "fired", round, at: now });
     }
     for (const pair of this.#pairs.values()) this.#probeIfDue(pair, now);
-    if (this.#roundEndsAt !== undefined && now >= this.#roundEndsAt) this.#roundEndsAt = undefined;
+    if (this.#roundEndsAt !== undefined && now >= this.#roundEndsAt) {
+      this.#roundEndsAt = undefined;
+      this.#hasFailed = this.#selected === undefined;
+    }
     this.#watchSelected(now);
     this.#requestRoundIfDue(now);
   }

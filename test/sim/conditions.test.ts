@@ -114,6 +114,19 @@ describe("topology", () => {
     expect(two.view(one.id)?.why).toContain("this network blocks UDP");
   });
 
+  test("where both NATs are symmetric, both sides say why after one round of four seconds", () => {
+    for (const roundTripMs of [0, 50, 200]) {
+      const world = new World({ seed: 1, roundTripMs });
+      const [one, two] = [world.addAgent("one", SYMMETRIC), world.addAgent("two", SYMMETRIC)];
+      world.joinAll();
+      world.run(2000);
+      expect(one.view(two.id)?.why).toBe('Looking for a direct path to "two"');
+      world.run(3500);
+      for (const why of [one.view(two.id)?.why, two.view(one.id)?.why])
+        expect(why).toContain("both routers use a different port per destination (symmetric)");
+    }
+  });
+
   test("five agents behind different cones have ten paths", () => {
     const world = new World({ seed: 10, roundTripMs: 50, jitterMs: 5 });
     for (let i = 0; i < 5; i++) world.addAgent(`agent-${i}`, CONES[i % 3] ?? FULL_CONE);

@@ -123,6 +123,19 @@ describe("rounds that fail", () => {
     expect(bench.requests).toEqual([15_100]);
   });
 
+  test("are known to have failed when they end, whoever asked for them", () => {
+    const bench = new Bench();
+    bench.candidates([PUBLIC], [PUBLIC]);
+    bench.fire();
+    bench.pass(3900);
+    expect(bench.paths.hasFailedRound).toBe(false);
+    bench.pass(200);
+    expect(bench.paths.hasFailedRound).toBe(true);
+    bench.fire(2);
+    bench.answer(PUBLIC, { answered: true });
+    expect(bench.paths.hasFailedRound).toBe(false);
+  });
+
   test("nobody asks for a round to a peer that is not in use", () => {
     const bench = new Bench({ isInUse: false });
     bench.candidates([PUBLIC], [PUBLIC]);
