@@ -56,6 +56,8 @@ const ACTIVITY_INTERVAL_MS = 100;
 const SEND_FAILED_INTERVAL_MS = 1000;
 /** STUN and handshake datagrams handed to control each second; more is a flood. */
 const MAX_DATAGRAMS_PER_SECOND = 2000;
+/** Half of the largest packet that the TUN device gives: whether such pass is worth a proof of its own. */
+const LARGE_PACKET_BYTES = 640;
 /** Largest plaintext: one IP packet and its type byte. */
 const MAX_PLAINTEXT_BYTES = 65_536;
 
@@ -87,6 +89,7 @@ interface Peer {
   /** Activity since the last report, and where the newest frame came from. */
   sent: number;
   received: number;
+  movedLarge: boolean;
   activityDueAt: Instant | undefined;
   fromLeg: Leg;
   from: Uint8Array;
@@ -272,6 +275,7 @@ export class DataPlane implements Plane {
       switchId: 0,
       sent: 0,
       received: 0,
+      movedLarge: false,
       activityDueAt: undefined,
       fromLeg: 0,
       from: new Uint8Array(18),
@@ -436,6 +440,7 @@ export class DataPlane implements Plane {
     peer.rxPackets++;
     peer.rxBytes += packet.length;
     peer.received++;
+    if (packet.length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
     peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
     this.#io.deliver(packet);
   }
@@ -444,6 +449,7 @@ export class DataPlane implements Plane {
     peer.txPackets++;
     peer.txBytes += packet.length;
     peer.sent++;
+    if (packet.length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
     peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
     if (packet.length + FRAME_OVERHEAD_BYTES <= peer.mtu) {
       this.#plaintext[0] = FRAME_PACKET;
@@ -557,12 +563,13 @@ export class DataPlane implements Plane {
   }
 
   #reportActivity(peer: Peer, now: Instant): void {
-    const { slot, sent, received, fromLeg } = peer;
+    const { slot, sent, received, fromLeg, movedLarge: isLarge } = peer;
+    peer.movedLarge = false;
     peer.sent = 0;
     peer.received = 0;
     peer.activityDueAt = undefined;
     const from = peer.from.slice();
-    this.#io.report({ type: "activity", peer: slot, sent, received, leg: fromLeg, from, at: now });
+    this.#io.report({ type: "activity", peer: slot, sent, received, isLarge, leg: fromLeg, from, at: now });
   }
 
   #reportCounters(): void {

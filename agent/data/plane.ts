@@ -97,6 +97,8 @@ export type PlaneReport =
       readonly peer: PeerSlot;
       readonly sent: number;
       readonly received: number;
+      /** Was any of them larger than half the largest packet? */
+      readonly isLarge: boolean;
       readonly leg: Leg;
       readonly from: Uint8Array;
       readonly at: Instant;

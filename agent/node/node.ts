@@ -514,7 +514,7 @@ export class Node {
     if (peer === undefined || message === undefined || peer.trust !== "pinned") return;
     const isUdp = report.leg < FIRST_RELAY_LEG;
     const from = isUdp ? unpackAddress(report.from) : undefined;
-    if (from !== undefined) peer.paths.handleReceived(report.leg, from, report.at);
+    if (from !== undefined) peer.paths.handleReceived(report.leg, from, message.type === "probe", report.at);
     switch (message.type) {
       case "probe":
         if (from !== undefined) peer.paths.handleProbe(message, report.leg, from, report.at);
@@ -562,8 +562,10 @@ export class Node {
     peer.usedAt = now;
     peer.paths.setInUse(true, now);
     if (report.received > 0 && report.leg < FIRST_RELAY_LEG) {
-      peer.paths.handleReceived(report.leg, unpackAddress(report.from), report.at);
+      peer.paths.handleReceived(report.leg, unpackAddress(report.from), false, report.at);
     }
+    if (peer.route?.kind !== "direct") return;
+    peer.paths.handleTraffic(report.isLarge, report.at);
     if (report.sent > 0) peer.paths.handleSent(report.at);
   }
 
@@ -623,7 +625,7 @@ export class Node {
     for (let action = peer.paths.poll(); action !== undefined; action = peer.paths.poll()) {
       switch (action.type) {
         case "send":
-          this.#outbox.sendControl(peer, { leg: action.leg, to: action.to }, action.message);
+          this.#outbox.sendControl(peer, { leg: action.leg, to: action.to }, action.message, action.isLarge);
           break;
         case "selected":
           this.#traffic.updateRoute(peer, action.reason, now);

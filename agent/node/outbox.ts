@@ -11,6 +11,9 @@ import type { Gathering } from "./gathering.ts";
 import { packedSlot, RELAY_LEGS, SIGNAL_LEG } from "./legs.ts";
 import type { Peer } from "./peer.ts";
 
+/** The TUN device's MTU: a frame with this body is as large as one with the largest packet. */
+const LARGE_BODY_BYTES = 1280;
+
 export class Outbox {
   /** Is signalling open? */
   connected = false;
@@ -35,8 +38,11 @@ export class Outbox {
     this.push({ type: "plane", command });
   }
 
-  sendControl(peer: Peer, path: PathRef, message: ControlMessage): void {
-    const body = encodeControl(message);
+  /** @param isLarge padded to the size of the largest packet; trailing bytes are ignored */
+  sendControl(peer: Peer, path: PathRef, message: ControlMessage, isLarge = false): void {
+    const encoded = encodeControl(message);
+    const body = isLarge ? new Uint8Array(LARGE_BODY_BYTES) : encoded;
+    if (isLarge) body.set(encoded);
     this.plane({ type: "send_control", peer: peer.slot, path, body });
   }
 

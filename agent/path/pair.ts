@@ -29,6 +29,10 @@ export class Pair {
   /** Probes to this address so far, and those since it last answered. */
   probesSent: number;
   unanswered = 0;
+  /** The newest probe was a large one. */
+  isProvingLarge = false;
+  /** Small packets passed here while large ones did not: only a large probe proves it anew. */
+  needsLarge = false;
   /** Position in the schedule of the current round; undefined when no round is running. */
   roundStep: number | undefined;
   roundStartedAt: Instant | undefined;
@@ -40,6 +44,8 @@ export class Pair {
   answersFrom: TransportAddress | undefined;
   /** Newest authentic frame of any kind. */
   receivedAt: Instant | undefined;
+  /** Newest authentic frame that was no probe. */
+  heardAt: Instant | undefined;
   rttMs: number | undefined;
   /** The peer has said that it got an answer of ours on this pair. */
   peerConfirmed = false;
@@ -112,6 +118,7 @@ export class Pair {
     this.receivedAt = now;
     this.isTrusted = true;
     this.unanswered = 0;
+    this.needsLarge = false;
     return true;
   }
 

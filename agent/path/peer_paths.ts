@@ -48,6 +48,14 @@ const QUIET_PROBE_MS = 300;
 const DEAD_AFTER_UNANSWERED = 5;
 const ANSWER_ROUND_TRIPS = 1.25;
 const ANSWER_MARGIN_MS = 50;
+/** Data that moved, either way, calls for fresh proof this often, and for this long after it has stopped: a side that only receives, or
+ * hears only small packets, has no other evidence that the path has died. */
+const ACTIVE_PROOF_MS = 400;
+const ACTIVE_MS = 2000;
+const ACTIVE_PROBE_MS = 100;
+/** While the peer is heard an answer may only be waiting behind a full queue: patience. */
+const HEARD_MS = 500;
+const HEARD_ANSWER_MS = 400;
 /** A better pair must be better by this much to displace a working one. */
 const HYSTERESIS_FACTOR = 0.8;
 const HYSTERESIS_MS = 2;
@@ -61,7 +69,14 @@ const MAX_UNTRUSTED = 1024;
 
 export type PathAction =
   /** Send a sealed control message on a pair. */
-  | { readonly type: "send"; readonly leg: Leg; readonly to: Uint8Array; readonly message: ControlMessage }
+  | {
+      readonly type: "send";
+      readonly leg: Leg;
+      readonly to: Uint8Array;
+      readonly message: ControlMessage;
+      /** As large as the largest packet of the overlay. */
+      readonly isLarge: boolean;
+    }
   /** The pair that carries data from here on; undefined: none works. */
   | { readonly type: "selected"; readonly pair: Pair | undefined; readonly reason: string }
   /** Ask the coordinator for an instant at which both sides fire. */
@@ -104,6 +119,9 @@ export class PeerPaths {
   #isEnabled = false;
   /** Unanswered data: when it was first sent after the newest thing we heard. */
   #waitingSince: Instant | undefined;
+  /** Until when traffic on the selected pair counts as going on, and traffic of large packets. */
+  #activeUntil: Instant | undefined;
+  #largeUntil: Instant | undefined;
 
   constructor(options: PeerPathsOptions) {
     this.#options = options;
@@ -261,8 +279,12 @@ export class PeerPaths {
     this.#probe(pair, now);
   }
 
-  /** Any authentic frame on a pair: it lives. */
-  handleReceived(leg: Leg, from: TransportAddress, now: Instant): void {
+  /**
+   * Any authentic frame on a pair: the peer is there.
+   *
+   * @param isProbe its probes say nothing of whether ours arrive; data and answers do, or make it likely
+   */
+  handleReceived(leg: Leg, from: TransportAddress, isProbe: boolean, now: Instant): void {
     const selected = this.#selected;
     const isSelected = selected?.leg === leg && selected.hears(from);
     const known = isSelected ? selected : this.#pairs.get(pairKey(leg, from));
@@ -271,9 +293,16 @@ export class PeerPaths {
     pair.receivedAt = now;
     // Its router has moved it: proven in time, the new address can take over when the old one turns out to be dead.
     if (known === undefined && this.#isEnabled && selected !== undefined) startPair(pair, now);
-    if (!isSelected) return;
-    this.#waitingSince = undefined;
-    pair.unanswered = 0;
+    // Only an answer takes back what unanswered probes say: what comes in may be all that still works.
+    if (isProbe) return;
+    pair.heardAt = now;
+    if (isSelected) this.#waitingSince = undefined;
+  }
+
+  /** Data moved on the selected pair, one way or the other. */
+  handleTraffic(isLarge: boolean, now: Instant): void {
+    this.#activeUntil = after(now, ACTIVE_MS);
+    if (isLarge) this.#largeUntil = this.#activeUntil;
   }
 
   /** Data left on the selected pair. */
@@ -425,8 +454,11 @@ export class PeerPaths {
     const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
     const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
     pair.onProbeSent(transaction, now);
+    const isActive = pair === this.#selected && this.#largeUntil !== undefined && now < this.#largeUntil;
+    pair.isProvingLarge = pair.needsLarge || isActive;
     if (!pair.isTrusted) this.#countUntrusted(pair.remote);
-    this.#send(pair, { type: "probe", transaction, round: this.#round, answered: pair.isValid });
+    const message = { type: "probe", transaction, round: this.#round, answered: pair.isValid } as const;
+    this.#send(pair, message, pair.isProvingLarge);
   }
 
   /** Outlives the pair: an address does not get another five probes because its pair was forgotten meanwhile. */
@@ -439,8 +471,8 @@ export class PeerPaths {
     if (this.#untrustedProbes.size > MAX_UNTRUSTED && !oldest.done) this.#untrustedProbes.delete(oldest.value);
   }
 
-  #send(pair: Pair, message: ControlMessage): void {
-    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message });
+  #send(pair: Pair, message: ControlMessage, isLarge = false): void {
+    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message, isLarge });
   }
 
   #requestAt(): Instant | undefined {
@@ -491,18 +523,23 @@ export class PeerPaths {
     if (pair === undefined) return undefined;
     const rttMs = pair.rttMs ?? 0;
     if (pair.unanswered > 0 && pair.lastProbeAt !== undefined) {
-      const answerMs = rttMs * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
+      const usualMs = rttMs * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
+      const isHeard = pair.heardAt !== undefined && pair.lastProbeAt - pair.heardAt < HEARD_MS;
+      const answerMs = isHeard ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs;
       if (pair.unanswered >= DEAD_AFTER_UNANSWERED) return after(pair.lastProbeAt, answerMs);
       // Under traffic the next probe does not wait for the answer to this one.
-      const gapMs = this.#waitingSince === undefined ? Math.max(QUIET_PROBE_MS, answerMs) : SUSPECT_PROBE_MS;
-      return after(pair.lastProbeAt, gapMs);
+      const isActive = this.#activeUntil !== undefined && pair.lastProbeAt <= this.#activeUntil;
+      const quietMs = isActive ? ACTIVE_PROBE_MS : Math.max(QUIET_PROBE_MS, answerMs);
+      return after(pair.lastProbeAt, this.#waitingSince === undefined ? quietMs : SUSPECT_PROBE_MS);
     }
     const heardAt = pair.receivedAt ?? pair.answeredAt;
     const provenAt = pair.answeredAt ?? heardAt;
     const suspectAt =
       this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS + rttMs);
     const consentAt = provenAt === undefined ? undefined : after(provenAt, this.#isInUse ? CONSENT_MS : KEEPALIVE_MS);
-    const at = earliest(suspectAt, consentAt);
+    const activeAt = provenAt === undefined ? undefined : after(provenAt, ACTIVE_PROOF_MS);
+    const isActive = activeAt !== undefined && this.#activeUntil !== undefined && activeAt <= this.#activeUntil;
+    const at = earliest(suspectAt, consentAt, isActive ? activeAt : undefined);
     // Whatever is heard meanwhile, no faster than this.
     const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
     return at === undefined || soonest === undefined || at > soonest ? at : soonest;
@@ -516,12 +553,15 @@ export class PeerPaths {
       this.#probe(pair, now);
       return;
     }
+    // What died under large packets must be proven by large ones: small ones may have passed all the time.
+    if (pair.isProvingLarge) pair.needsLarge = true;
+    const isTooLarge = pair.isProvingLarge && pair.receivedAt !== undefined && now - pair.receivedAt < HEARD_MS;
     pair.invalidate();
     this.#expire(now);
     const next = this.pairs()
       .filter((other) => other.isValid)
       .toSorted((a, b) => score(a) - score(b))[0];
-    this.#select(next, "the path stopped answering");
+    this.#select(next, isTooLarge ? "large packets do not get through" : "the path stopped answering");
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;
     // The peer may not have noticed, and the coordinator may be away: begin at once and alone, and ask for a synchronised round too.

@@ -6,6 +6,7 @@ import type { MeshAgent } from "./mesh.ts";
 const FLOW = fileURLToPath(new URL("flow.ts", import.meta.url));
 const PORT = 5201;
 /** Packets a second unless told otherwise. */
+const BYTES = 200;
 const PER_SECOND = 1000;
 const START_TIMEOUT_MS = 5000;
 /** Beyond the flow's own length. */
@@ -25,13 +26,22 @@ export async function withFlow(
   to: MeshAgent,
   seconds: number,
   during: () => Promise<void>,
-  options: { readonly perSecond?: number; readonly port?: number } = {},
+  options: { readonly perSecond?: number; readonly port?: number; readonly bytes?: number } = {},
 ): Promise<FlowReport> {
-  const { perSecond = PER_SECOND, port = PORT } = options;
+  const { perSecond = PER_SECOND, port = PORT, bytes = BYTES } = options;
   const { meshIPv4 } = (await to.status()).self;
   const receiver = to.host.spawn([process.execPath, FLOW, "receive", `${port}`]);
   await receiver.waitFor("receiver", ({ text }) => (text === "ready" ? true : undefined), START_TIMEOUT_MS);
-  const sender = from.host.spawn([process.execPath, FLOW, "send", meshIPv4, `${port}`, `${perSecond}`, `${seconds}`]);
+  const sender = from.host.spawn([
+    process.execPath,
+    FLOW,
+    "send",
+    meshIPv4,
+    `${port}`,
+    `${perSecond}`,
+    `${seconds}`,
+    `${bytes}`,
+  ]);
   await during();
   const { sent } = await sender.waitFor(
     "sender",

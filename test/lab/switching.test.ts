@@ -61,6 +61,39 @@ describe("a direct path that dies silently under 1000 packets a second", () => {
       if (_name !== "inwards only") expect(account.longestGapMs).toBeLessThan(3000);
     });
   });
+
+  test("is left when only packets over 1000 bytes die, and taken again when they pass", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }] }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      await one.waitDirect(two.name, 10);
+      await two.waitDirect(one.name, 10);
+      const large = withFlow(one, two, 5, async () => {}, { perSecond: 200, port: 5203, bytes: 1200 });
+      const small = withFlow(one, two, 5, async () => {}, { perSecond: 200, port: 5204, bytes: 100 });
+      await sleep(1500);
+      await lab.site(1).setNat("portrestricted", { forward: ["meta l4proto udp meta length > 1000 drop"] });
+      const account = await large;
+      console.log(`large packets: lost ${account.lost}, ${JSON.stringify(account.account)}`);
+      console.log(`small packets: lost ${(await small).lost}`);
+      expect((await one.peer(two.name))?.path?.kind).toBe("ssh");
+      expect(account.account.longestGapMs).toBeLessThan(3000);
+      await lab.site(1).setNat("portrestricted", { forward: [] });
+      await one.waitDirect(two.name, 10);
+    });
+  });
+
+  test("is left by a machine that only receives, when its router restarts and takes TCP along", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }], roundTripMs: 50 }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      await one.waitDirect(two.name, 10);
+      await two.waitDirect(one.name, 10);
+      const { lost, account } = await withFlow(two, one, 7, async () => {
+        await sleep(1500);
+        await lab.site(1).rebootNat();
+      });
+      console.log(`only receiving: lost ${lost}, ${JSON.stringify(account)}`);
+      expect(account.longestGapMs).toBeLessThan(4500);
+    });
+  });
 });
 
 describe("a firewall that opens", () => {

@@ -284,7 +284,16 @@ describe("reports", () => {
     expect(b.world.reported("activity")).toEqual([]);
     b.plane.handleTimeout(after(T0, 100));
     expect(b.world.reported("activity")).toEqual([
-      { type: "activity", peer: PEER, sent: 0, received: 5, leg: UDP_LEG, from: a.address, at: after(T0, 100) },
+      {
+        type: "activity",
+        peer: PEER,
+        sent: 0,
+        received: 5,
+        isLarge: false,
+        leg: UDP_LEG,
+        from: a.address,
+        at: after(T0, 100),
+      },
     ]);
     expect(b.plane.deadline()).toBeUndefined();
   });

@@ -14,6 +14,7 @@ export interface Sent {
   readonly type: string;
   readonly transaction: number;
   readonly answered: boolean;
+  readonly isLarge: boolean;
 }
 
 export interface BenchOptions {
@@ -103,7 +104,7 @@ export class Bench {
   }
 
   received(from: TransportAddress): void {
-    this.paths.handleReceived(LEG, from, this.now);
+    this.paths.handleReceived(LEG, from, false, this.now);
     this.#drain();
   }
 
@@ -130,7 +131,14 @@ export class Bench {
         const { message } = action;
         if (message.type !== "probe" && message.type !== "probe_answer") throw new Error("Paths send probes only");
         const { type, transaction, answered } = message;
-        this.sent.push({ at: this.now, to: unpackAddress(action.to), type, transaction, answered });
+        this.sent.push({
+          at: this.now,
+          to: unpackAddress(action.to),
+          type,
+          transaction,
+          answered,
+          isLarge: action.isLarge,
+        });
         break;
       }
       case "selected":

@@ -384,17 +384,42 @@ describe("a path in use", () => {
     expect(bench.sent.length - before).toBe(0);
   });
 
-  test("never probes faster than each 80 ms, whatever it hears meanwhile", () => {
+  test("never probes faster than each 80 ms while it lives, whatever it hears meanwhile", () => {
     const bench = direct(40);
     for (let i = 0; i < 3000; i++) {
       bench.received(PUBLIC);
       bench.pass(10);
     }
+    const death = bench.selections.find(({ pair }) => pair === undefined)?.at ?? Number.POSITIVE_INFINITY;
     const times = bench
       .probesTo(PUBLIC)
       .map(({ at }) => at)
-      .filter((at) => at > 1000);
+      .filter((at) => at > 1000 && at < death);
+    expect(times.length).toBeGreaterThan(3);
     times.slice(1).forEach((at, index) => expect(at - (times[index] ?? 0)).toBeGreaterThanOrEqual(80));
+  });
+
+  test("is proven each 400 ms while data moves, also when this side only receives, and no longer 2 s after", () => {
+    const bench = direct(40);
+    bench.do((paths, now) => paths.handleTraffic(false, now));
+    const before = bench.probesTo(PUBLIC).length;
+    bench.pass(3000, () => {
+      if (bench.probesTo(PUBLIC).at(-1)?.at === bench.now) bench.answer(PUBLIC);
+    });
+    expect(bench.probesTo(PUBLIC).length - before).toBeGreaterThanOrEqual(4);
+    expect(bench.probesTo(PUBLIC).length - before).toBeLessThanOrEqual(6);
+  });
+
+  test("that only lets small packets through is left, and taken again only by large proof", () => {
+    const bench = direct(40);
+    for (let i = 0; i < 300 && bench.paths.selected !== undefined; i++) {
+      bench.do((paths, now) => paths.handleTraffic(true, now));
+      bench.received(PUBLIC);
+      bench.pass(10);
+    }
+    expect(bench.selections.at(-1)?.reason).toBe("large packets do not get through");
+    bench.pass(5000);
+    expect(bench.sent.at(-1)?.isLarge).toBe(true);
   });
 
   test("that dies gives way to the next best pair that works, at once", () => {
