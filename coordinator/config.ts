@@ -298,11 +298,15 @@ function serveOf(flags: FlagValues, env: Environment, isRoot: boolean): Invocati
       stunPublic,
       stunPorts,
       publicHost: flags.optional("public-host", parseHost, "a host name or an address, without a port"),
-      meshIPv4: flags.optional("mesh-ipv4", parseMeshIPv4, "an IPv4 range from /8 to /29, such as 100.96.0.0/12"),
+      meshIPv4: flags.optional(
+        "mesh-ipv4",
+        parseMeshIPv4,
+        "a private IPv4 range from /8 to /29, such as 100.96.0.0/12",
+      ),
       meshIPv6: flags.optional(
         "mesh-ipv6",
         parseMeshIPv6,
-        "an IPv6 range from /16 to /64, such as fd12:3456:789a::/48",
+        "a unique local IPv6 range from /16 to /64, such as fd12:3456:789a::/48",
       ),
       dataDir: dataDirOf(flags, env, isRoot),
       logLevel: flags.read("log-level", parseLogLevel, "info", "debug, info, warn or error"),

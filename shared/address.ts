@@ -110,3 +110,8 @@ export function isProbeable(ip: string, allowLoopback = false): boolean {
   if (range === "loopback") return allowLoopback;
   return !["unspecified", "broadcast", "multicast", "linkLocal"].includes(range) && !ip.startsWith("0.");
 }
+
+/** RFC 1918, RFC 6598, RFC 2544, RFC 4193: addresses that mean something else elsewhere. */
+const PRIVATE_RANGES = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "fc00::/7"];
+
+export const isPrivate = (ip: string): boolean => PRIVATE_RANGES.some((range) => cidrContains(range, ip));

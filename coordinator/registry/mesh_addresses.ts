@@ -6,23 +6,25 @@
  * clash in practice and are tried again with another hash if they do.
  */
 import ipaddr from "ipaddr.js";
-import { ipBytes, ipFromBytes } from "../../shared/address.ts";
+import { ipBytes, ipFromBytes, isPrivate } from "../../shared/address.ts";
 import { concatBytes, utf8 } from "../../shared/bytes.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import { sha256 } from "../../shared/session/primitives.ts";
 
 export const DEFAULT_MESH_IPV4 = "100.96.0.0/12";
 
-/** Canonical text of an IPv4 range with room for at least 6 peers, or undefined. */
+/** Canonical text of a private IPv4 range with room for at least 6 peers, or undefined. Agents take no public addresses. */
 export function parseMeshIPv4(text: string): string | undefined {
   const range = parseCidr(text, "ipv4");
-  return range === undefined || range.bits < 8 || range.bits > 29 ? undefined : `${range.network}/${range.bits}`;
+  if (range === undefined || range.bits < 8 || range.bits > 29 || !isPrivate(range.network)) return undefined;
+  return `${range.network}/${range.bits}`;
 }
 
-/** Canonical text of an IPv6 range that holds a whole /64, or undefined. */
+/** Canonical text of a unique local IPv6 range that holds a whole /64, or undefined. */
 export function parseMeshIPv6(text: string): string | undefined {
   const range = parseCidr(text, "ipv6");
-  return range === undefined || range.bits < 16 || range.bits > 64 ? undefined : `${range.network}/${range.bits}`;
+  if (range === undefined || range.bits < 16 || range.bits > 64 || !isPrivate(range.network)) return undefined;
+  return `${range.network}/${range.bits}`;
 }
 
 /** A unique local /48 (RFC 4193 §3.1) from 5 random bytes. */

@@ -4,11 +4,9 @@
  * Behind a port forward or a cloud's 1:1 NAT we only know private addresses of ours. Then the address by which the agent has reached
  * us, or `--public-host`, stands for them.
  */
-import { canonicalIp, cidrContains, isIPv6, type TransportAddress } from "../../shared/address.ts";
+import { canonicalIp, isIPv6, isPrivate, type TransportAddress } from "../../shared/address.ts";
 import type { Listener } from "../config.ts";
 
-/** RFC 1918, RFC 6598, RFC 4193: addresses that mean something else elsewhere. */
-const PRIVATE_RANGES = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
 const WILDCARDS = ["0.0.0.0", "::"];
 /** Room in the `welcome` message. */
 const MAX_STUN = 16;
@@ -71,5 +69,4 @@ function hostOf(header: string | undefined): string | undefined {
   return host === undefined ? undefined : (canonicalIp(host) ?? host.toLowerCase());
 }
 
-const isPrivate = (ip: string): boolean => PRIVATE_RANGES.some((range) => cidrContains(range, ip));
 const isLoopback = (ip: string): boolean => ip === "::1" || ip.startsWith("127.");

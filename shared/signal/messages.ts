@@ -5,7 +5,7 @@
  * "Agent clock" values are milliseconds on the agent's own monotonic clock; the coordinator converts (signalling/clock.ts).
  */
 import * as v from "valibot";
-import { canonicalIp, isIPv6, parseTransportAddress } from "../address.ts";
+import { canonicalIp, isIPv6, isPrivate, parseTransportAddress } from "../address.ts";
 import { fromBase64, toBase64, utf8, utf8Text } from "../bytes.ts";
 import { isPeerId, type PeerId } from "../session/identity.ts";
 
@@ -47,12 +47,15 @@ const Address = v.pipe(
     return NEVER;
   }),
 );
-/** An ip in canonical text: the agent takes it as it is, for packets and for routes. */
-const Ip = (version: 4 | 6) =>
+/**
+ * A mesh address in canonical text: the agent takes it as it is, for packets and for routes. Only private ranges, so that a hostile
+ * coordinator cannot draw traffic for public addresses into the mesh.
+ */
+const MeshAddress = (version: 4 | 6) =>
   v.pipe(
     v.string(),
     v.maxLength(39),
-    v.check((text) => canonicalIp(text) === text && isIPv6(text) === (version === 6)),
+    v.check((text) => canonicalIp(text) === text && isIPv6(text) === (version === 6) && isPrivate(text)),
   );
 const Name = v.pipe(v.string(), v.regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/));
 const Milliseconds = v.pipe(v.number(), v.finite());
@@ -86,8 +89,8 @@ export const PeerEntry = v.object({
   identity: Base64(32),
   sessionKey: Base64(32),
   signature: Base64(64),
-  meshIPv4: Ip(4),
-  meshIPv6: Ip(6),
+  meshIPv4: MeshAddress(4),
+  meshIPv6: MeshAddress(6),
   online: v.boolean(),
   /** The `instance` of its last `Hello`; 0 when it has not been seen. */
   instance: v.pipe(v.number(), v.integer(), v.minValue(0)),
@@ -130,8 +133,8 @@ export const CoordinatorMessage = v.variant("type", [
     type: v.literal("welcome"),
     id: PeerIdText,
     name: Name,
-    meshIPv4: Ip(4),
-    meshIPv6: Ip(6),
+    meshIPv4: MeshAddress(4),
+    meshIPv6: MeshAddress(6),
     /** STUN transport addresses: [address 1 port 1, address 1 port 2, address 2 port 1, address 2 port 2], as many as there are, per family. */
     stun: v.pipe(v.array(Address), v.maxLength(16)),
     stunUsername: Text(64),
