@@ -25,6 +25,7 @@ import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
 import { proxyFor, type WebSocketOptions } from "./bun_websocket.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
+import { logNodeEvent } from "./event_log.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
 import { MeshRoutes } from "./mesh_routes.ts";
 import { Relays } from "./relays.ts";
@@ -259,7 +260,9 @@ export class MeshAgent {
     const { udpPort } = this.config;
     const ipv4 = await this.#openUdp(DATA_LEG_IPV4, 4, udpPort ?? 0);
     if (typeof ipv4 === "string" && udpPort !== undefined && udpPort !== 0) {
-      throw new UserError(EXIT.failed, `Cannot bind UDP port ${udpPort}: ${ipv4}; choose another with --udp-port`);
+      // The worker's own words begin with what failed, address and all.
+      const why = ipv4.slice(ipv4.indexOf(": ") + 2);
+      throw new UserError(EXIT.failed, `Cannot bind UDP port ${udpPort}: ${why}; choose another with --udp-port`);
     }
     const wish = typeof ipv4 === "number" ? ipv4 : (udpPort ?? 0);
     // The same number for both families is easier to forward, but not worth failing for.
@@ -616,63 +619,19 @@ export class MeshAgent {
   }
 
   #onEvent(event: NodeEvent): void {
-    const { log } = this.config;
-    switch (event.type) {
-      case "peer_online":
-        log.event({ event: "peer_online", peer: event.name, id: event.id });
-        break;
-      case "peer_offline":
-        log.info(`${event.name} is offline`, { peer: event.name });
-        break;
-      case "key_changed":
-        log.warn(
-          `The key of ${event.name} has changed, so it is refused; if that is right, run "tunnelmesh-agent trust ${event.name}"`,
-        );
-        break;
-      case "nat_detected":
-        log.event({
-          event: "nat_detected",
-          family: 4,
-          label: event.label,
-          certain: event.nat.certain,
-          mapping: event.nat.mapping ?? null,
-          filtering: event.nat.filtering ?? null,
-          allocation: event.nat.allocation ?? null,
-          publicAddress: event.publicAddress === undefined ? null : formatTransportAddress(event.publicAddress),
-        });
-        break;
-      case "path_changed":
-        if (event.from === "direct" && event.to !== "direct") this.#challenge();
-        log.event({
-          event: "path_changed",
-          peer: event.name,
-          from: event.from ?? "none",
-          to: event.to ?? "none",
-          reason: event.reason,
-          localAddress: event.remote === undefined ? null : (this.localAddressTo(event.remote.ip) ?? null),
-          remoteAddress: event.remote === undefined ? null : formatTransportAddress(event.remote),
-          rttMs: event.rttMs ?? null,
-        });
-        break;
-      case "route_added":
-        this.#meshAddresses.add(event.meshIPv4).add(event.meshIPv6);
-        this.#routed.set(event.id, [event.meshIPv4, event.meshIPv6]);
-        this.#routes?.add([event.meshIPv4, event.meshIPv6]);
-        break;
-      case "route_removed":
-        this.#routed.delete(event.id);
-        this.#routes?.remove([event.meshIPv4, event.meshIPv6]);
-        break;
-      case "echo_answer":
-        this.#echoes.get(event.sequence)?.({
-          sequence: event.sequence,
-          roundTripMs: event.roundTripMs,
-          path: event.path,
-        });
-        break;
-      default:
-        assertNever(event);
+    if (event.type === "path_changed" && event.from === "direct" && event.to !== "direct") this.#challenge();
+    if (event.type === "route_added") {
+      this.#meshAddresses.add(event.meshIPv4).add(event.meshIPv6);
+      this.#routed.set(event.id, [event.meshIPv4, event.meshIPv6]);
+      this.#routes?.add([event.meshIPv4, event.meshIPv6]);
+    } else if (event.type === "route_removed") {
+      this.#routed.delete(event.id);
+      this.#routes?.remove([event.meshIPv4, event.meshIPv6]);
+    } else if (event.type === "echo_answer") {
+      const { sequence, roundTripMs, path } = event;
+      this.#echoes.get(sequence)?.({ sequence, roundTripMs, path });
     }
+    logNodeEvent(this.config.log, event, (remoteIp) => this.localAddressTo(remoteIp));
   }
 
   /** Our end of a direct path, as `ip:port`. */

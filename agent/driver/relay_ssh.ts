@@ -95,7 +95,11 @@ export class RelaySsh {
       channel.queue.push(frame);
       channel.queuedBytes += frame.length;
     }
-    while (channel.queuedBytes > MAX_QUEUED_BYTES) channel.queuedBytes -= channel.queue.shift()?.length ?? Infinity;
+    while (channel.queuedBytes > MAX_QUEUED_BYTES) {
+      const oldest = channel.queue.shift();
+      if (oldest === undefined) break;
+      channel.queuedBytes -= oldest.length;
+    }
     this.#flush(channel);
   }
 

@@ -132,7 +132,11 @@ export class SignalClient {
     };
     // What went wrong is told by `close`, which always follows; Bun's `error` carries the words.
     socket.onerror = (event: Event) => {
-      const words = "message" in event && typeof event.message === "string" ? event.message : undefined;
+      const message = "message" in event && typeof event.message === "string" ? event.message : undefined;
+      // The URL is in our own sentence already.
+      const words = message?.replace(/^WebSocket connection to '[^']*' failed: (.)/, (_all, first: string) =>
+        first.toLowerCase(),
+      );
       if (words !== undefined)
         this.#problem ??= options.proxy === undefined ? words : proxyProblem(options.proxy, words);
     };
