@@ -29,14 +29,13 @@ import { renderPeers, renderStatus } from "./render_status.ts";
 import { renderWhy } from "./render_why.ts";
 import { type RunAgent, up } from "./up.ts";
 import { VERSION } from "./version.ts";
+import { watch } from "./watch.ts";
 
-const WATCH_INTERVAL_MS = 1000;
 /** `up &` and `wait` in a script race: this long `wait` looks for an agent that is about to start. */
 const START_GRACE_MS = 2000;
 const POLL_MS = 50;
 /** The agent says good-bye to peers and coordinator and takes its device down: far less than this. */
 const STOP_TIMEOUT_MS = 15_000;
-const CLEAR_SCREEN = "\u001b[H\u001b[2J";
 
 /** What starts real work; tests put their own here. */
 export interface Runners {
@@ -123,24 +122,13 @@ export async function execute(
 
 async function showStatus(options: StatusOptions, host: Host, signal: AbortSignal): Promise<number> {
   const client = clientOf(options, host);
-  const show = async (before: string, format: (value: object) => string): Promise<void> => {
+  const picture = async (): Promise<string> => {
     const status = await client.status(signal);
-    host.out(options.json ? format(status) : before + renderStatus(status, viewOf(host)));
+    if (!options.json) return renderStatus(status, viewOf(host));
+    return options.watch ? jsonLine(status) : jsonText(status);
   };
-  if (!options.watch) {
-    await show("", jsonText);
-    return EXIT.ok;
-  }
-  const before = host.columns() === undefined ? "" : CLEAR_SCREEN;
-  while (!signal.aborted) {
-    try {
-      await show(before, jsonLine);
-    } catch (error) {
-      if (signal.aborted) break;
-      throw error;
-    }
-    await host.sleep(WATCH_INTERVAL_MS, signal);
-  }
+  if (options.watch) return watch(picture, host, signal);
+  host.out(await picture());
   return EXIT.ok;
 }
 
@@ -201,7 +189,8 @@ async function ping(options: PingCommandOptions, host: Host, signal: AbortSignal
     },
     (event) => {
       tally.add(event);
-      host.out(options.json ? jsonLine(event) : `${renderPing(peer, event, host.paint)}\n`);
+      if (!options.json) host.out(`${renderPing(peer, event, host.paint)}\n`);
+      else if ("seq" in event) host.out(jsonLine(event));
     },
     signal,
   );

@@ -14,6 +14,8 @@ export interface Host {
   readonly hostName: string;
   /** Width of the terminal; undefined when stdout is none, so that nothing is cut short in a file or a pipe. */
   readonly columns: () => number | undefined;
+  /** Height of the terminal, as above. */
+  readonly rows: () => number | undefined;
   readonly paint: Paint;
   out(text: string): void;
   err(text: string): void;
@@ -38,6 +40,7 @@ export function processHost(): Host {
     account: currentAccount(env),
     hostName: hostname(),
     columns: () => (isTerminal ? stdout.columns : undefined),
+    rows: () => (isTerminal ? stdout.rows : undefined),
     paint: wantsColour(isTerminal, env) ? coloured : plain,
     out: (text) => void stdout.write(text),
     err: (text) => void stderr.write(text),

@@ -17,10 +17,11 @@ export interface Cell {
 }
 
 const GAP = "  ";
-/** A reason cut to fewer characters than this says nothing. */
-const MIN_LAST_COLUMN = 20;
+const INDENT = "    ";
+/** A reason cut to fewer characters than this says little: on so narrow a terminal it gets a line of its own. */
+const MIN_LAST_COLUMN = 40;
 
-/** Columns as wide as their longest cell; only the last one is cut to fit the terminal. */
+/** Columns as wide as their longest cell; only the last one is cut to fit the terminal, or goes below the others. */
 export function table(head: readonly string[], rows: readonly (readonly Cell[])[], view: View): string {
   const clean = rows.map((row) => row.map((cell) => ({ ...cell, text: printable(cell.text) })));
   const widths = head.map((title, column) =>
@@ -28,20 +29,25 @@ export function table(head: readonly string[], rows: readonly (readonly Cell[])[
   );
   const last = head.length - 1;
   const before = widths.slice(0, last).reduce((sum, width) => sum + width + GAP.length, 0);
-  const room = view.columns === undefined ? Infinity : Math.max(MIN_LAST_COLUMN, view.columns - before);
-  const line = (cells: readonly Cell[]): string =>
-    cells
-      .map(({ text, style }, column) => {
-        const fitted = column === last ? cut(text, room) : text.padEnd(widths[column] ?? 0);
-        return style === undefined ? fitted : view.paint(style, fitted);
-      })
-      .join(GAP)
-      .trimEnd();
-  return [line(head.map((text) => ({ text, style: "dim" as const }))), ...clean.map(line)].join("\n");
+  const room = view.columns === undefined ? Infinity : view.columns - before;
+  const painted = ({ style }: Cell, text: string): string => (style === undefined ? text : view.paint(style, text));
+  const isNarrow = room < Math.min(MIN_LAST_COLUMN, widths[last] ?? 0);
+  const line = (cells: readonly Cell[]): string => {
+    const columns = cells.map((cell, column) => {
+      const { text } = cell;
+      if (column !== last) return painted(cell, text.padEnd(widths[column] ?? 0));
+      return painted(cell, isNarrow ? cut(text, (view.columns ?? Infinity) - INDENT.length) : cut(text, room));
+    });
+    if (!isNarrow) return columns.join(GAP).trimEnd();
+    const above = columns.slice(0, last).join(GAP).trimEnd();
+    return cells[last]?.text === "" ? above : `${above}\n${INDENT}${columns[last] ?? ""}`;
+  };
+  const titles = head.map((text, column) => ({ text: isNarrow && column === last ? "" : text, style: "dim" as const }));
+  return [line(titles), ...clean.map(line)].join("\n");
 }
 
 const cut = (text: string, length: number): string =>
-  text.length <= length ? text : `${text.slice(0, length - 3)}...`;
+  text.length <= length ? text : `${text.slice(0, Math.max(0, length - 3))}...`;
 
 /** 0.42 ms, 7.3 ms, 128 ms. */
 export const milliseconds = (value: number): string =>

@@ -1,15 +1,29 @@
 /** `ping`: one line an answer, and the summary. */
-import type { PingEvent } from "../local/contract.ts";
+import type { PathKind, PingEvent } from "../local/contract.ts";
 import { printable } from "../log.ts";
 import type { Paint } from "./host.ts";
 import { milliseconds, pathStyle } from "./render.ts";
 
 export function renderPing(peer: string, event: PingEvent, paint: Paint): string {
+  if ("reason" in event) return moved(peer, event.from, event.to, event.reason, paint);
   const start = `${event.seq} ${printable(peer)}:`;
   if ("lost" in event) return `${start} ${paint("red", "no answer")}`;
-  const path = event.path === "direct" ? "direct" : `relayed by ${event.path}`;
-  return `${start} ${milliseconds(event.rttMs)} ${paint(pathStyle(event.path), path)}`;
+  return `${start} ${milliseconds(event.rttMs)} ${paint(pathStyle(event.path), kindWords(event.path))}`;
 }
+
+/** "-> nas moves from relayed by ssh to direct: the first pair was proven". */
+function moved(peer: string, from: PathKind | null, to: PathKind | null, reason: string, paint: Paint): string {
+  const kind = (path: PathKind): string => paint(pathStyle(path), kindWords(path));
+  const change =
+    to === null
+      ? "has lost its path"
+      : from === null
+        ? `is ${kind(to)}`
+        : `moves from ${kindWords(from)} to ${kind(to)}`;
+  return `-> ${printable(peer)} ${change}: ${printable(reason)}`;
+}
+
+const kindWords = (kind: PathKind): string => (kind === "direct" ? "direct" : `relayed by ${kind}`);
 
 /** Counts what `ping` saw; decides nothing about exit codes. */
 export class PingTally {
@@ -18,6 +32,7 @@ export class PingTally {
   readonly #rttsMs: number[] = [];
 
   add(event: PingEvent): void {
+    if ("reason" in event) return;
     this.sent++;
     if ("lost" in event) return;
     this.#rttsMs.push(event.rttMs);

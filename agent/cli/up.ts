@@ -1,7 +1,7 @@
 /**
  * `up`: checks everything that can be checked before anything starts, opens the state directory, and hands over to the agent.
  */
-import { createLog, type Log } from "../log.ts";
+import { createLog, type Log, printable } from "../log.ts";
 import { openAgentState, type AgentState } from "../state/agent_state.ts";
 import { readIfPresent } from "../state/atomic_file.ts";
 import { socketPathOf, stateDirOf } from "../state/state_dir.ts";
@@ -10,6 +10,7 @@ import { groupFingerprint } from "../../shared/session/identity.ts";
 import type { AgentConfig, JoinKey } from "./config.ts";
 import type { Host } from "./host.ts";
 import type { UpOptions } from "./program.ts";
+import { storyLog } from "./story.ts";
 import { joinKey } from "./values.ts";
 import { VERSION } from "./version.ts";
 
@@ -32,12 +33,11 @@ export async function up(
   const caCertificates = readCertificates(options.caFile);
   const stateDir = stateDirOf(options.stateDir, host.account);
   const socketPath = socketPathOf(options.socket, stateDir);
-  const log = createLog({
-    level: options.logLevel,
-    format: options.logFormat,
-    write: (line) => host.err(`${line}\n`),
-    unixMs: () => host.unixMs(),
-  });
+  const write = (line: string): void => host.err(`${line}\n`);
+  const unixMs = (): number => host.unixMs();
+  const wholeLog = createLog({ level: options.logLevel, format: options.logFormat, write, unixMs });
+  const isForPeople = options.logFormat === "text" && options.logLevel === "info";
+  const log = isForPeople ? storyLog(wholeLog, (line) => write(printable(line)), unixMs) : wholeLog;
   // Whatever the agent makes, also beside the state directory, is for its owner only.
   process.umask(0o077);
   const state = openAgentState(

@@ -87,6 +87,34 @@ export class Control implements AgentControl {
     const peer = this.#reachable(name);
     const startedAt = this.#agent.now();
     const left = (): number => (options.timeoutMs ?? Number.POSITIVE_INFINITY) - (this.#agent.now() - startedAt);
+    const stopListening = this.#onPathChange(peer, ({ from, to, reason }) => onEvent({ from, to, reason }));
+    try {
+      await this.#pingUntilDone(peer, options, left, onEvent, signal);
+    } finally {
+      stopListening();
+    }
+  }
+
+  /** Tells of each move of this peer's traffic from here on, until the returned function is called. */
+  #onPathChange(peer: PeerView, tell: (change: PeerView["history"][number]) => void): () => void {
+    let last = peer.history.at(-1);
+    return this.#agent.listen(() => {
+      const history = this.#agent.peers().find(({ id }) => id === peer.id)?.history ?? [];
+      const newest = history.at(-1);
+      if (newest === last) return;
+      const news = history.slice(last === undefined ? 0 : history.indexOf(last) + 1);
+      last = newest;
+      for (const change of news) tell(change);
+    });
+  }
+
+  async #pingUntilDone(
+    peer: PeerView,
+    options: PingOptions,
+    left: () => number,
+    onEvent: (event: PingEvent) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
     for (let seq = 1; options.count === undefined || seq <= options.count; seq++) {
       if (signal.aborted || left() <= 0) return;
       const sentAt = this.#agent.now();

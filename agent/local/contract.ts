@@ -138,6 +138,8 @@ export type Netcheck = v.InferOutput<typeof Netcheck>;
 export const PingEvent = v.union([
   v.object({ seq: Count, rttMs: Milliseconds, path: PathKind }),
   v.object({ seq: Count, lost: v.literal(true) }),
+  /** The peer's traffic has moved, between two pings. For people: `ping --json` leaves it out. */
+  v.object({ from: v.nullable(PathKind), to: v.nullable(PathKind), reason: Sentence }),
 ]);
 export type PingEvent = v.InferOutput<typeof PingEvent>;
 

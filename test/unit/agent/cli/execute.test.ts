@@ -51,11 +51,26 @@ old-nas  offline                                                               O
   });
 
   test("a narrow terminal cuts the reason and nothing else", async () => {
-    host.width = 110;
+    host.width = 123;
     await run("status");
     const lines = host.stdout.split("\n").slice(4, 8);
-    expect(Math.max(...lines.map((line) => line.length))).toBe(110);
+    expect(Math.max(...lines.map((line) => line.length))).toBe(123);
     expect(lines[1]).toMatch(/Direct: both .*\.\.\.$/);
+  });
+
+  test("on one so narrow that hardly anything would be left of it, the reason has a line of its own", async () => {
+    host.width = 80;
+    control.current = {
+      ...STATUS,
+      peers: [peerStatus("nas"), peerStatus("old", { online: false, path: null, why: "" })],
+    };
+    await run("status");
+    expect(host.stdout.split("\n").slice(4, 8)).toEqual([
+      "PEER  PATH     ROUND TRIP  SINCE  NAT",
+      "nas   direct   12.3 ms     3 min  full cone",
+      "    Direct: both routers let the first packets cross",
+      "old   offline                     full cone",
+    ]);
   });
 
   test("blocked peers and changed keys stand out; states without a path have words", async () => {
@@ -111,8 +126,23 @@ old-nas  offline                                                               O
     host.width = 80;
     host.onSleep = () => void server.stop();
     expect(await run("status", "--watch")).toBe(EXIT.agentNotRunning);
-    expect(host.stdout.startsWith("\u001b[H\u001b[2J")).toBe(true);
+    const [before, picture] = host.stdout.split("\u001b[H");
+    expect(before).toBe("\u001b[?25l\u001b[?7l\u001b[2J");
+    const lines = picture?.split("\n") ?? [];
+    for (const line of lines.slice(0, -1)) expect(line.endsWith("\u001b[K")).toBe(true);
+    // The cursor and the wrapping of long lines are back.
+    expect(lines.at(-1)).toBe("\u001b[J\u001b[?7h\u001b[?25h");
     expect(host.stderr).toContain("No agent is running");
+  });
+
+  test("--watch never draws more lines than the terminal has, and says how many are missing", async () => {
+    host.width = 200;
+    host.height = 6;
+    host.onSleep = () => stop.abort();
+    expect(await run("status", "--watch")).toBe(EXIT.ok);
+    const picture = host.stdout.split("\u001b[H")[1] ?? "";
+    expect(picture.split("\n")).toHaveLength(6);
+    expect(picture).toContain("... and 6 more lines\u001b[K\n\u001b[J");
   });
 
   test("colours only where they are wanted", async () => {
@@ -183,8 +213,25 @@ describe("ping", () => {
     expect(control.asked).toEqual([{ peer: "nas", count: 3, intervalMs: 200, untilDirect: false, timeoutMs: 9000 }]);
   });
 
+  test("tells of each move of the path as it happens", async () => {
+    control.pings = [
+      { seq: 1, rttMs: 130.2, path: "ssh" },
+      { from: "ssh", to: "direct", reason: "the first pair was proven" },
+      { seq: 2, rttMs: 12, path: "direct" },
+      { from: "direct", to: null, reason: "offline" },
+    ];
+    expect(await run("ping", "nas", "-c", "2")).toBe(EXIT.ok);
+    expect(host.stdout.split("\n").slice(1, 5)).toEqual([
+      "-> nas moves from relayed by ssh to direct: the first pair was proven",
+      "2 nas: 12.0 ms direct",
+      "-> nas has lost its path: offline",
+      "2 sent, 2 answered, 0 % lost; round trip 12.0 ms at best, 130 ms median, 130 ms at worst",
+    ]);
+  });
+
   test("--json has one object a line and nothing else on stdout", async () => {
     control.pings = [
+      { from: null, to: "ssh", reason: "the relay is there" },
       { seq: 1, rttMs: 5, path: "ssh" },
       { seq: 2, lost: true },
     ];

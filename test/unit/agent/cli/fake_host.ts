@@ -7,6 +7,7 @@ export class FakeHost implements Host {
   readonly hostName = "Ada's Laptop.example";
   env: Record<string, string> = {};
   width: number | undefined;
+  height: number | undefined;
   stdout = "";
   stderr = "";
   isColoured = false;
@@ -14,6 +15,7 @@ export class FakeHost implements Host {
   onSleep: () => void = () => {};
 
   columns = (): number | undefined => this.width;
+  rows = (): number | undefined => this.height;
   paint: Host["paint"] = (style, text) => (this.isColoured ? coloured : plain)(style, text);
 
   out(text: string): void {
