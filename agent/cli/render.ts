@@ -82,8 +82,15 @@ export function natWords(nat: NatStatus): string {
   if (nat.label === "unknown") return `not known yet${seen}`;
   if (nat.label === "udp blocked") return "blocks UDP";
   const doubt = nat.certain ? "" : ", or a more permissive kind";
-  const ports = nat.allocation === null ? "" : ` with ${nat.allocation} ports`;
+  const ports = nat.allocation === null || nat.label === "open" ? "" : ` with ${portWords(nat)}`;
   return `${nat.label}${ports}${doubt}${seen}`;
+}
+
+function portWords({ allocation, ports }: NatStatus): string {
+  if (allocation === "preserving") return "preserved ports";
+  if (allocation === "block" && ports !== undefined && ports !== null)
+    return `a block of about ${ports.last - ports.first + 1} ports`;
+  return `${allocation} ports`;
 }
 
 /** The last changes of a path, newest first. */

@@ -64,6 +64,7 @@ export function natStatusOf(gathering: Gathering): NatStatus {
     mapping: nat.mapping ?? null,
     filtering: nat.filtering ?? null,
     allocation: nat.allocation ?? null,
+    ports: nat.ports ?? null,
     publicAddress: publicAddress === undefined ? null : formatTransportAddress(publicAddress),
   };
 }

@@ -37,8 +37,10 @@ const natFields = {
   mapping: v.nullable(v.picklist(["none", "endpoint-independent", "address-dependent", "address-and-port-dependent"])),
   /** RFC 4787 §5; null while not known. */
   filtering: v.nullable(v.picklist(["endpoint-independent", "address-dependent", "address-and-port-dependent"])),
-  /** How a symmetric NAT picks ports; null where it does not apply or is not known. */
+  /** How the NAT picks external ports; null while not known. */
   allocation: v.nullable(v.picklist(["preserving", "sequential", "block", "random"])),
+  /** Of a block: its borders, as far as known. Of a counter: the port that came next, and its step. */
+  ports: v.optional(v.nullable(v.object({ first: v.number(), last: v.number(), stride: v.number() }))),
   publicAddress: v.nullable(Address),
 };
 export const NatStatus = v.looseObject(natFields);

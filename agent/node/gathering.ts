@@ -56,12 +56,14 @@ interface Family {
   port: number;
   servers: readonly TransportAddress[];
   discovery: NatDiscovery | undefined;
-  legs: ReadonlyMap<string, Leg>;
+  legs: Map<string, Leg>;
   result: DiscoveryResult | undefined;
   /** When discovery last ended. */
   endedAt: Instant | undefined;
   refreshAt: Instant | undefined;
   refresh: { readonly transactionId: Uint8Array; tries: number } | undefined;
+  /** What the first server's newest answer asks to be echoed. */
+  echo: Uint8Array | undefined;
 }
 
 /** Fresh sockets are numbered from here; the data legs are below. */
@@ -179,7 +181,8 @@ export class Gathering {
     return {
       mapping: ipv4?.mapping,
       filtering: ipv4?.filtering,
-      allocation: undefined,
+      allocation: ipv4?.allocation?.kind,
+      ports: ipv4?.allocation?.ports,
       udpBlocked,
       certain: ipv4?.certain ?? false,
     };
@@ -199,14 +202,19 @@ export class Gathering {
       if (family.refresh !== undefined && equalBytes(family.refresh.transactionId, message.transactionId)) {
         family.refresh = undefined;
         family.refreshAt = after(now, REFRESH_MS);
+        family.echo = message.echo;
         const known = family.result?.publicAddresses ?? [];
         if (!known.some((address) => sameTransportAddress(address, mapped))) this.#startDiscovery(family, now);
         return true;
       }
-      if (family.discovery?.handleResponse(message.transactionId, mapped, now) === true) {
-        this.#advance(family, now);
-        return true;
-      }
+      const answer = { mapped, echo: message.echo };
+      const request = family.discovery?.handleResponse(message.transactionId, answer, now);
+      if (request === undefined) continue;
+      const [server] = family.servers;
+      const isFirst = server !== undefined && sameTransportAddress(request.to, server);
+      if (request.socket === "data" && isFirst) family.echo = message.echo;
+      this.#advance(family, now);
+      return true;
     }
     return false;
   }
@@ -260,18 +268,12 @@ export class Gathering {
     }
     // IPv6 has no translation worth a test: only the address is learned.
     const testFiltering = family.version === 4;
-    const legs = new Map<string, Leg>([["data", family.leg]]);
-    if (testFiltering) {
-      for (const socket of ["filter-port", "filter-address"]) {
-        const leg = this.#nextTestLeg++;
-        legs.set(socket, leg);
-        this.#actions.push({ type: "open_leg", leg, family: family.version });
-      }
-    }
-    family.legs = legs;
+    family.legs = new Map([["data", family.leg]]);
+    family.echo = undefined;
     family.discovery = new NatDiscovery({
       servers: family.servers,
       isLocalAddress: (address) => this.isOwn(address),
+      dataPort: family.port,
       random: this.#random,
       testFiltering,
       isAnonymous: this.#credentials?.account === undefined,
@@ -284,8 +286,7 @@ export class Gathering {
     const discovery = family.discovery;
     if (discovery === undefined) return;
     for (let request = discovery.poll(); request !== undefined; request = discovery.poll()) {
-      const leg = family.legs.get(request.socket);
-      if (leg !== undefined) this.#request(leg, request);
+      this.#request(family.legs.get(request.socket) ?? this.#openTestLeg(family, request.socket), request);
     }
     const result = discovery.result();
     if (result.udpBlocked && !this.#isConnected) {
@@ -299,7 +300,11 @@ export class Gathering {
     if (isFirstNews) {
       family.result = result.isComplete
         ? result
-        : { ...result, filtering: result.filtering ?? family.result?.filtering, certain: result.certain };
+        : {
+            ...result,
+            filtering: result.filtering ?? family.result?.filtering,
+            allocation: result.allocation ?? family.result?.allocation,
+          };
       this.#noteChange();
     }
     if (!result.isComplete) return;
@@ -334,7 +339,7 @@ export class Gathering {
       return;
     }
     const { transactionId } = family.refresh;
-    this.#request(family.leg, { socket: "data", to: server, change: undefined, transactionId });
+    this.#request(family.leg, { socket: "data", to: server, change: undefined, transactionId, echo: family.echo });
     family.refreshAt = after(now, REFRESH_RETRY_MS);
   }
 
@@ -349,10 +354,19 @@ export class Gathering {
         transactionId: request.transactionId,
         ...(account === undefined ? {} : { username: account.username, sequence: ++this.#sequence }),
         ...(request.change === undefined ? {} : { changeRequest: request.change }),
+        ...(request.echo === undefined ? {} : { echo: request.echo }),
       },
       account === undefined ? {} : { integrity: { key: account.secret, hmacSha256 } },
     );
     this.#actions.push({ type: "send", leg, to: packAddress(request.to), bytes });
+  }
+
+  /** A socket that has never sent anything; it is closed when discovery ends. */
+  #openTestLeg(family: Family, socket: string): Leg {
+    const leg = this.#nextTestLeg++;
+    family.legs.set(socket, leg);
+    this.#actions.push({ type: "open_leg", leg, family: family.version });
+    return leg;
   }
 
   #closeTestLegs(family: Family): void {
@@ -381,4 +395,5 @@ const makeFamily = (version: 4 | 6): Family => ({
   endedAt: undefined,
   refreshAt: undefined,
   refresh: undefined,
+  echo: undefined,
 });

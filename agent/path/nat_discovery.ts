@@ -5,22 +5,30 @@
  * is learned on two fresh sockets, because the data socket has already sent to the addresses that the test must hear from unasked.
  * All tests run side by side, so the answer takes about one round trip plus the time that silence needs to be certain.
  *
+ * A NAT that uses other ports than ours is asked for a few more, from short-lived sockets, to see how it picks them
+ * (port_allocation.ts). Each answer to the data socket is followed by one request that echoes what it brought, which makes the
+ * coordinator believe our address (PROTOCOL.md, "STUN").
+ *
  * With one coordinator address the full and the restricted cone look alike: then the stricter is assumed and `certain` is false.
  *
  * Pure: the node gives it responses and time, it gives back requests to send. One instance serves one address family.
  */
 import { sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { equalBytes } from "../../shared/bytes.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { Filtering, Mapping } from "../../shared/wire/candidates.ts";
+import { judgePorts, type PortAllocation } from "./port_allocation.ts";
 
-/** Which socket a request leaves from: the data socket, or one of two sockets that have never sent anything. */
-export type DiscoverySocket = "data" | "filter-port" | "filter-address";
+/** Which socket a request leaves from: the data socket, one of two sockets that have never sent anything, or one only to see its port. */
+export type DiscoverySocket = "data" | "filter-port" | "filter-address" | `sample-${number}`;
 
 export interface DiscoveryRequest {
   readonly socket: DiscoverySocket;
   readonly to: TransportAddress;
   readonly change: { readonly ip: boolean; readonly port: boolean } | undefined;
   readonly transactionId: Uint8Array;
+  /** Sent back as an answer brought it. */
+  readonly echo?: Uint8Array | undefined;
 }
 
 export interface DiscoveryResult {
@@ -29,6 +37,8 @@ export interface DiscoveryResult {
   readonly mapping: Mapping | undefined;
   readonly filtering: Filtering | undefined;
   readonly certain: boolean;
+  /** How our NAT picks ports; told once the tests have ended. */
+  readonly allocation: PortAllocation | undefined;
   /** No server answered at all. */
   readonly udpBlocked: boolean;
   /** Have the tests ended? Addresses may be used before. */
@@ -45,6 +55,10 @@ const ANONYMOUS_SILENCE_MS = 2500;
 /** No answer to anything by then: UDP is blocked. */
 const BLOCKED_AFTER_MS = 2800;
 const MAX_SERVERS = 8;
+/** Sockets that only ask for a port of each server: with four servers 24 ports are known, and no agent asks more than 30 questions. */
+const SAMPLE_SOCKETS = 5;
+/** Anonymous requests are few: 20 a second for each source. */
+const ANONYMOUS_SAMPLE_SOCKETS = 2;
 
 interface Transaction {
   readonly request: DiscoveryRequest;
@@ -57,6 +71,9 @@ interface Transaction {
 export class NatDiscovery {
   readonly #servers: readonly TransportAddress[];
   readonly #isLocalAddress: (address: TransportAddress) => boolean;
+  readonly #dataPort: number;
+  readonly #random: (bytes: number) => Uint8Array;
+  readonly #sampleSockets: number;
   readonly #silenceMs: number;
   readonly #startedAt: Instant;
   readonly #transactions: Transaction[] = [];
@@ -64,50 +81,67 @@ export class NatDiscovery {
   #firstAnswerAt: Instant | undefined;
   #roundTripMs = 0;
   #isComplete = false;
+  #hasSampled = false;
 
   /**
    * @param servers of one address family: address 1 port 1, address 1 port 2, then address 2 likewise when there is one
    * @param isLocalAddress does this address belong to one of our interfaces and the data socket's port?
+   * @param dataPort the local port of the data socket
    * @param random transaction ids
    */
   constructor(options: {
     readonly servers: readonly TransportAddress[];
     readonly isLocalAddress: (address: TransportAddress) => boolean;
+    readonly dataPort: number;
     readonly random: (bytes: number) => Uint8Array;
     readonly testFiltering: boolean;
     readonly isAnonymous: boolean;
     readonly now: Instant;
   }) {
-    const { random, now } = options;
+    const { now } = options;
     this.#servers = options.servers.slice(0, MAX_SERVERS);
     this.#isLocalAddress = options.isLocalAddress;
+    this.#dataPort = options.dataPort;
+    this.#random = options.random;
+    // IPv6 is not translated.
+    this.#sampleSockets = !options.testFiltering ? 0 : options.isAnonymous ? ANONYMOUS_SAMPLE_SOCKETS : SAMPLE_SOCKETS;
     this.#silenceMs = options.isAnonymous ? ANONYMOUS_SILENCE_MS : SILENCE_MS;
     this.#startedAt = now;
-    const add = (socket: DiscoverySocket, to: TransportAddress, change: DiscoveryRequest["change"]): void => {
-      const request = { socket, to, change, transactionId: random(12) };
-      this.#transactions.push({ request, startedAt: now, sent: 0, nextAt: now, answer: undefined });
-    };
-    for (const server of this.#servers) add("data", server, undefined);
+    for (const server of this.#servers) this.#ask("data", server, now);
     const [first] = this.#servers;
     if (first !== undefined && options.testFiltering) {
-      add("filter-port", first, { ip: false, port: true });
-      if (this.#hasTwoAddresses()) add("filter-address", first, { ip: true, port: true });
+      this.#ask("filter-port", first, now, { change: { ip: false, port: true } });
+      if (this.#hasTwoAddresses()) this.#ask("filter-address", first, now, { change: { ip: true, port: true } });
     }
     this.handleTimeout(now);
   }
 
-  /** @param mapped the XOR-MAPPED-ADDRESS of a success response whose transaction id is ours */
-  handleResponse(transactionId: Uint8Array, mapped: TransportAddress, now: Instant): boolean {
-    const transaction = this.#transactions.find((t) => sameBytes(t.request.transactionId, transactionId));
-    if (transaction === undefined || transaction.answer !== undefined) return transaction !== undefined;
-    transaction.answer = mapped;
+  /**
+   * Returns the request that this answers, if it is one of ours.
+   *
+   * @param answer the XOR-MAPPED-ADDRESS of a success response, and what it asks to be echoed
+   */
+  handleResponse(
+    transactionId: Uint8Array,
+    answer: { readonly mapped: TransportAddress; readonly echo: Uint8Array | undefined },
+    now: Instant,
+  ): DiscoveryRequest | undefined {
+    const transaction = this.#transactions.find((t) => equalBytes(t.request.transactionId, transactionId));
+    if (transaction === undefined) return undefined;
+    const { request } = transaction;
+    if (transaction.answer !== undefined) return request;
+    transaction.answer = answer.mapped;
     transaction.nextAt = undefined;
-    if (this.#firstAnswerAt === undefined && transaction.request.socket === "data") {
-      this.#firstAnswerAt = now;
-      this.#roundTripMs = now - transaction.startedAt;
+    if (request.socket === "data" && request.echo === undefined) {
+      if (this.#firstAnswerAt === undefined) {
+        this.#firstAnswerAt = now;
+        this.#roundTripMs = now - transaction.startedAt;
+      }
+      if (answer.echo !== undefined) this.#ask("data", request.to, now, { echo: answer.echo });
+      this.#sample(now);
     }
     this.handleTimeout(now);
-    return true;
+    return request;
   }
 
   handleTimeout(now: Instant): void {
@@ -143,7 +177,43 @@ export class NatDiscovery {
     // Silence on the second address means nothing when the coordinator has no second address.
     const certain =
       this.#isComplete && answers.length > 0 && (this.#hasTwoAddresses() || filtering === "address-and-port-dependent");
-    return { publicAddresses, mapping, filtering, certain, udpBlocked, isComplete: this.#isComplete };
+    const allocation = this.#isComplete ? this.#allocation() : undefined;
+    return { publicAddresses, mapping, filtering, certain, allocation, udpBlocked, isComplete: this.#isComplete };
+  }
+
+  #ask(
+    socket: DiscoverySocket,
+    to: TransportAddress,
+    now: Instant,
+    more: { readonly change?: DiscoveryRequest["change"]; readonly echo?: Uint8Array } = {},
+  ): void {
+    const request = { socket, to, change: more.change, transactionId: this.#random(12), echo: more.echo };
+    this.#transactions.push({ request, startedAt: now, sent: 0, nextAt: now, answer: undefined });
+  }
+
+  /** Asks for more ports once it shows that the NAT picks its own. One with endpoint-independent mapping has one for each socket. */
+  #sample(now: Instant): void {
+    const mapping = this.#mapping();
+    if (this.#hasSampled || mapping === undefined || mapping === "none" || this.#isPreserving()) return;
+    this.#hasSampled = true;
+    const servers = mapping === "endpoint-independent" ? this.#servers.slice(0, 1) : this.#servers;
+    for (let i = 0; i < this.#sampleSockets; i++) for (const to of servers) this.#ask(`sample-${i}`, to, now);
+  }
+
+  #isPreserving(): boolean {
+    const answers = this.#dataAnswers();
+    return answers.length > 0 && answers.every(({ answer }) => answer.port === this.#dataPort);
+  }
+
+  #allocation(): PortAllocation | undefined {
+    const mapping = this.#mapping();
+    if (mapping === undefined) return undefined;
+    if (mapping === "none" || this.#isPreserving()) return { kind: "preserving", ports: undefined };
+    const ports = this.#transactions.flatMap(({ request, answer }) =>
+      answer !== undefined && request.echo === undefined && !request.socket.startsWith("filter") ? [answer.port] : [],
+    );
+    // One mapping that serves several servers shows its port to each of them.
+    return judgePorts([...new Set(ports)]);
   }
 
   #silenceAt(): Instant {
@@ -163,7 +233,9 @@ export class NatDiscovery {
 
   #dataAnswers(): { readonly server: TransportAddress; readonly answer: TransportAddress }[] {
     return this.#transactions.flatMap(({ request, answer }) =>
-      request.socket === "data" && answer !== undefined ? [{ server: request.to, answer }] : [],
+      request.socket === "data" && request.echo === undefined && answer !== undefined
+        ? [{ server: request.to, answer }]
+        : [],
     );
   }
 
@@ -188,6 +260,3 @@ export class NatDiscovery {
     return heard("filter-port") ? "address-dependent" : "address-and-port-dependent";
   }
 }
-
-const sameBytes = (a: Uint8Array, b: Uint8Array): boolean =>
-  a.length === b.length && a.every((byte, i) => byte === b[i]);

@@ -2,7 +2,8 @@
  * Decides how a STUN request is answered: with which attributes, from which of our sockets, or not at all.
  *
  * Standard clients get RFC 8489 answers with RFC 5780's attributes, classic ones (no cookie) RFC 3489 answers. Agents sign their
- * requests with a token from signalling; their source address is then an observation that the coordinator attests to peers.
+ * requests with a token from signalling. A source that has echoed what an answer brought it is an observation that the coordinator
+ * attests to peers: whoever forges a source address never sees the answer.
  *
  * Nobody can be aimed: an answer has at most 2.5 times the bytes of its request, each source gets 20 a second and 2 a second from
  * another socket than the one it asked. Attributes are left out from the back of this list until the answer fits:
@@ -14,8 +15,8 @@
  * Departs from RFC 5780: no RESPONSE-PORT and no PADDING (both would amplify), and CHANGE-REQUEST for another address is answered
  * with 420 where there is none. Classic clients get silence there, since Debian's `stun` takes any answer for a success.
  */
-import { isIPv6, isProbeable, type TransportAddress } from "../../shared/address.ts";
-import type { Instant } from "../../shared/time.ts";
+import { formatTransportAddress, isIPv6, isProbeable, type TransportAddress } from "../../shared/address.ts";
+import { after, type Instant } from "../../shared/time.ts";
 import {
   decodeStun,
   type DecodedStun,
@@ -23,10 +24,12 @@ import {
   type HmacSha256,
   isClassicStun,
   STUN_BINDING,
+  STUN_ECHO_BYTES,
   type StunAttributes,
   type StunSealing,
   verifyStunIntegrity,
 } from "../../shared/wire/stun.ts";
+import { equalBytes, utf8 } from "../../shared/bytes.ts";
 import { SourceLimits, sourceOf, TokenBucket } from "../limits.ts";
 
 /** One address that we answer on, and what the world calls it (`--stun-public`). */
@@ -63,6 +66,8 @@ const TOKEN_RATE = { perSecond: 50, burst: 50 };
 const MAX_SOURCES = 10_000;
 /** Requests in flight to our several sockets overtake each other, so this many of the newest numbers are told apart. */
 const SEQUENCE_WINDOW = 32;
+/** An echo is good for this long, and for as long again. Agents refresh each 20 s. */
+const ECHO_PERIOD_MS = 120_000;
 const SOFTWARE = "TunnelMesh";
 
 interface Token {
@@ -77,6 +82,7 @@ export class StunServer {
   readonly #addresses: readonly StunAddress[];
   readonly #ports: readonly [number, number];
   readonly #hmacSha256: HmacSha256;
+  readonly #echoKey: Uint8Array;
   readonly #allowLoopback: boolean;
   readonly #tokens = new Map<string, Token>();
   readonly #sources = new SourceLimits(ANONYMOUS_RATE, MAX_SOURCES);
@@ -87,10 +93,13 @@ export class StunServer {
     /** Primary and alternate port. */
     readonly ports: readonly [number, number];
     readonly hmacSha256: HmacSha256;
+    /** 32 random bytes: what sources are to echo is made of it. */
+    readonly echoKey: Uint8Array;
   }) {
     this.#addresses = options.addresses;
     this.#ports = options.ports;
     this.#hmacSha256 = options.hmacSha256;
+    this.#echoKey = options.echoKey;
     this.#allowLoopback = options.addresses.some(({ ip }) => ip === "::1" || ip.startsWith("127."));
   }
 
@@ -134,10 +143,16 @@ export class StunServer {
     if (isChanged && token === undefined && !this.#changes.take(sourceOf(from.ip), now)) return { dropped: "rate" };
 
     const observed: StunObservation | undefined =
-      token === undefined || request.username === undefined
+      token === undefined ||
+      request.username === undefined ||
+      !this.#hasEchoed(request.username, request.echo, from, now)
         ? undefined
         : { tokenId: request.username, localAddress: this.#local(socket), from, at: now };
-    const answer = this.#answer(request, from, socket, target, limit, token?.secret);
+    const signed =
+      token === undefined || request.username === undefined
+        ? undefined
+        : { secret: token.secret, echo: this.#echo(request.username, from, now) };
+    const answer = this.#answer(request, from, socket, target, limit, signed);
     return { reply: { bytes: answer, socket: target }, ...(observed === undefined ? {} : { observed }) };
   }
 
@@ -146,6 +161,18 @@ export class StunServer {
     const token = this.#tokens.get(request.username);
     if (token === undefined || !verifyStunIntegrity(request, token.secret, this.#hmacSha256)) return undefined;
     return token;
+  }
+
+  /** What this source is to send back under this token. */
+  #echo(username: string, from: TransportAddress, at: Instant): Uint8Array {
+    const period = Math.floor(at / ECHO_PERIOD_MS);
+    const text = utf8(`${username} ${formatTransportAddress(from)} ${period}`);
+    return this.#hmacSha256(this.#echoKey, text).slice(0, STUN_ECHO_BYTES);
+  }
+
+  #hasEchoed(username: string, echo: Uint8Array | undefined, from: TransportAddress, now: Instant): boolean {
+    if (echo === undefined) return false;
+    return [now, after(now, -ECHO_PERIOD_MS)].some((at) => equalBytes(this.#echo(username, from, at), echo));
   }
 
   /** The socket that a CHANGE-REQUEST asks for; undefined when there is no other address of this family. */
@@ -173,7 +200,7 @@ export class StunServer {
     socket: StunSocketId,
     target: StunSocketId,
     limit: number,
-    secret: Uint8Array | undefined,
+    signed: { readonly secret: Uint8Array; readonly echo: Uint8Array } | undefined,
   ): Uint8Array {
     const origin = this.#public(target);
     const otherAddress = this.#otherAddress(socket.address);
@@ -183,14 +210,14 @@ export class StunServer {
     const byImportance: StunAttributes[] = isClassicStun(request)
       ? [{ mappedAddress: from }, { changedAddress: other }, { sourceAddress: origin }]
       : [
-          { xorMappedAddress: from },
+          { xorMappedAddress: from, echo: signed?.echo },
           { otherAddress: other },
           { responseOrigin: origin },
           { mappedAddress: from },
           { software: SOFTWARE },
         ];
     const sealing: StunSealing = {
-      integrity: secret === undefined ? undefined : { key: secret, hmacSha256: this.#hmacSha256 },
+      integrity: signed === undefined ? undefined : { key: signed.secret, hmacSha256: this.#hmacSha256 },
       fingerprint: request.fingerprinted,
     };
     for (let count = byImportance.length; ; count--) {

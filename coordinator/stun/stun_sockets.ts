@@ -4,6 +4,7 @@
  *
  * Which datagram is answered, and how, is stun_server.ts.
  */
+import { randomBytes } from "node:crypto";
 import { createSocket, type Socket } from "node:dgram";
 import { formatTransportAddress, isIPv6, type TransportAddress } from "../../shared/address.ts";
 import { hmacSha256 } from "../../shared/session/primitives.ts";
@@ -56,7 +57,12 @@ export async function openStunSockets(options: StunSocketsOptions): Promise<Stun
     throw error;
   }
 
-  const server = new StunServer({ addresses: options.addresses, ports, hmacSha256 });
+  const server = new StunServer({
+    addresses: options.addresses,
+    ports,
+    hmacSha256,
+    echoKey: new Uint8Array(randomBytes(32)),
+  });
   const dropped: Record<string, number> = {};
   const find = (address: number, port: 0 | 1): Socket | undefined =>
     sockets.find((entry) => entry.address === address && entry.port === port)?.socket;

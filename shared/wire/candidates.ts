@@ -2,7 +2,9 @@
  * Candidates and the capabilities that travel with them: in the payload of a handshake, and in a control frame when they change.
  *
  *   candidate list   | generation 4 | NAT mapping 1 | NAT filtering 1 | NAT allocation 1 | flags 1 | count 1 | count x candidate |
+ *                    | ports 6, when the flags say so |
  *   candidate        | kind 1 (0 host, 1 server-reflexive, 2 port-mapped) | packed address 18 |
+ *   ports            | first 2 | last 2 | stride 2 (signed) |
  *
  * A list with a higher generation replaces the earlier one whole.
  */
@@ -36,6 +38,7 @@ const ALLOCATIONS: readonly (Allocation | undefined)[] = [undefined, "preserving
 
 const FLAG_UDP_BLOCKED = 1;
 const FLAG_CERTAIN = 2;
+const FLAG_PORTS = 4;
 
 export const MAX_CANDIDATES = 24;
 
@@ -44,11 +47,20 @@ export interface WireCandidate {
   readonly address: TransportAddress;
 }
 
+/** Which external ports a NAT will use: a block (stride 0), or a counter that stands at `first` = `last` and goes on by `stride`. */
+export interface PortRange {
+  readonly first: number;
+  readonly last: number;
+  readonly stride: number;
+}
+
 /** What an agent knows of its own NAT: told to peers, so that both can say in words why there is no direct path. */
 export interface NatReport {
   readonly mapping: Mapping | undefined;
   readonly filtering: Filtering | undefined;
   readonly allocation: Allocation | undefined;
+  /** Of a block and a counter. */
+  readonly ports?: PortRange | undefined;
   /** Nothing came back on UDP at all. */
   readonly udpBlocked: boolean;
   readonly certain: boolean;
@@ -76,9 +88,29 @@ export function writeCandidates(writer: Writer, list: CandidateList): void {
     .u8(Math.max(0, MAPPINGS.indexOf(nat.mapping)))
     .u8(Math.max(0, FILTERINGS.indexOf(nat.filtering)))
     .u8(Math.max(0, ALLOCATIONS.indexOf(nat.allocation)))
-    .u8((nat.udpBlocked ? FLAG_UDP_BLOCKED : 0) | (nat.certain ? FLAG_CERTAIN : 0))
+    .u8(
+      (nat.udpBlocked ? FLAG_UDP_BLOCKED : 0) |
+        (nat.certain ? FLAG_CERTAIN : 0) |
+        (nat.ports === undefined ? 0 : FLAG_PORTS),
+    )
     .u8(candidates.length);
   for (const { kind, address } of candidates) writer.u8(KINDS.indexOf(kind)).bytes(packAddress(address));
+  if (nat.ports !== undefined) writePorts(writer, nat.ports);
+}
+
+export function writePorts(writer: Writer, { first, last, stride }: PortRange): void {
+  writer
+    .u16(first)
+    .u16(last)
+    .u16(stride & 0xffff);
+}
+
+/** Undefined for a range that is none; then nothing is known of the ports. */
+export function readPorts(reader: Reader): PortRange | undefined {
+  const first = reader.u16();
+  const last = reader.u16();
+  const stride = (reader.u16() << 16) >> 16;
+  return first === 0 || last < first ? undefined : { first, last, stride };
 }
 
 /** Undefined when truncated or over the maximum. Candidates of unknown kinds are left out. */
@@ -97,10 +129,13 @@ export function readCandidates(reader: Reader): CandidateList | undefined {
     if (reader.failed) return undefined;
     if (kind !== undefined) candidates.push({ kind, address: unpackAddress(address) });
   }
-  const nat = {
+  const ports = (flags & FLAG_PORTS) === 0 ? undefined : readPorts(reader);
+  if (reader.failed) return undefined;
+  const nat: NatReport = {
     mapping,
     filtering,
     allocation,
+    ...(ports === undefined ? {} : { ports }),
     udpBlocked: (flags & FLAG_UDP_BLOCKED) !== 0,
     certain: (flags & FLAG_CERTAIN) !== 0,
   };

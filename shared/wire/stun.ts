@@ -30,6 +30,7 @@ const TEXT_LIMIT_BYTES = 763;
 /** RFC 8489 §14.3. */
 const USERNAME_LIMIT_BYTES = 508;
 const UNKNOWN_LIMIT = 32;
+export const STUN_ECHO_BYTES = 8;
 
 const ATTRIBUTE = {
   mappedAddress: 0x0001,
@@ -51,6 +52,8 @@ const ATTRIBUTE = {
    * top bit set, which lies in the range for designated experts (RFC 8489 §18.3) and is not taken.
    */
   tunnelmeshSequence: 0xd44d,
+  /** Ours: in an answer to a signed request what its source may echo, in a request the echo. Who forges a source never sees it. */
+  tunnelmeshEcho: 0xd44e,
 } as const;
 
 export interface StunAttributes {
@@ -66,6 +69,8 @@ export interface StunAttributes {
   readonly errorCode?: { readonly code: number; readonly reason: string } | undefined;
   readonly unknownAttributes?: readonly number[] | undefined;
   readonly sequence?: number | undefined;
+  /** 8 bytes. */
+  readonly echo?: Uint8Array | undefined;
 }
 
 export interface StunMessage extends StunAttributes {
@@ -129,6 +134,7 @@ export function encodeStun(message: StunMessage, sealing: StunSealing = {}): Uin
   if (message.username !== undefined) putBytes(writer, ATTRIBUTE.username, utf8.encode(message.username));
   if (message.software !== undefined) putBytes(writer, ATTRIBUTE.software, utf8.encode(message.software));
   if (message.sequence !== undefined) writer.u16(ATTRIBUTE.tunnelmeshSequence).u16(8).u64(message.sequence);
+  if (message.echo !== undefined) putBytes(writer, ATTRIBUTE.tunnelmeshEcho, message.echo);
 
   // RFC 8489 §14.6: the tag covers everything before it, with the length that the message has once the tag is in.
   if (sealing.integrity !== undefined) {
@@ -273,6 +279,8 @@ function readAttribute(
       const sequence = reader.u64();
       return keep(found, "sequence", value.length === 8 && !reader.failed ? sequence : undefined);
     }
+    case ATTRIBUTE.tunnelmeshEcho:
+      return keep(found, "echo", value.length === STUN_ECHO_BYTES ? value.slice() : undefined);
     default:
       return "unknown";
   }

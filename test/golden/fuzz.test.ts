@@ -22,6 +22,7 @@ import { instant } from "../../shared/time.ts";
 import {
   type CandidateList,
   MAX_CANDIDATES,
+  type PortRange,
   readCandidates,
   UNKNOWN_NAT,
   writeCandidates,
@@ -177,6 +178,10 @@ describe("round trips", () => {
   const u32 = fc.integer({ min: 0, max: 0xffff_ffff });
   const u64 = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
   const address = fc.uint8Array({ minLength: 18, maxLength: 18 }).map(unpackAddress);
+  const port = fc.integer({ min: 1, max: 0xffff });
+  const ports: fc.Arbitrary<PortRange> = fc
+    .tuple(port, port, fc.integer({ min: -0x8000, max: 0x7fff }))
+    .map(([a, b, stride]) => ({ first: Math.min(a, b), last: Math.max(a, b), stride }));
   const list: fc.Arbitrary<CandidateList> = fc.record({
     generation: u32,
     nat: fc.record({
@@ -200,6 +205,7 @@ describe("round trips", () => {
         "block" as const,
         "random" as const,
       ),
+      ports: fc.option(ports, { nil: undefined }),
       udpBlocked: fc.boolean(),
       certain: fc.boolean(),
     }),

@@ -8,6 +8,7 @@ interface Expected {
   readonly label: string;
   readonly mapping: string;
   readonly filtering: string;
+  readonly allocation: string;
   readonly summary: RegExp;
 }
 
@@ -18,6 +19,7 @@ const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
       label: "open",
       mapping: "none",
       filtering: "endpoint-independent",
+      allocation: "preserving",
       summary: /^This machine has a public address/,
     },
   ],
@@ -27,6 +29,7 @@ const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
       label: "port-restricted cone",
       mapping: "none",
       filtering: "address-and-port-dependent",
+      allocation: "preserving",
       summary: /only the exact addresses that this machine has sent to/,
     },
   ],
@@ -36,6 +39,7 @@ const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
       label: "full cone",
       mapping: "endpoint-independent",
       filtering: "endpoint-independent",
+      allocation: "preserving",
       summary: /^The router lets anybody answer/,
     },
   ],
@@ -45,6 +49,7 @@ const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
       label: "restricted cone",
       mapping: "endpoint-independent",
       filtering: "address-dependent",
+      allocation: "preserving",
       summary: /^The router lets in whom this machine has sent to/,
     },
   ],
@@ -54,18 +59,22 @@ const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
       label: "port-restricted cone",
       mapping: "endpoint-independent",
       filtering: "address-and-port-dependent",
+      allocation: "preserving",
       summary: /^The router lets in only the exact addresses/,
     },
   ],
-  [
-    "symmetric",
-    {
-      label: "symmetric",
-      mapping: "address-and-port-dependent",
-      filtering: "address-and-port-dependent",
-      summary: /^The router uses a different port for each destination/,
-    },
-  ],
+  ...(["symmetric", "symseq", "symblock256", "symblock512", "symblock1024"] as const).map(
+    (kind): readonly [SiteNat, Expected] => [
+      kind,
+      {
+        label: "symmetric",
+        mapping: "address-and-port-dependent",
+        filtering: "address-and-port-dependent",
+        allocation: kind === "symmetric" ? "random" : kind === "symseq" ? "sequential" : "block",
+        summary: /^The router uses a different port for each destination/,
+      },
+    ],
+  ),
   ["udpblocked", undefined],
 ];
 
@@ -88,9 +97,10 @@ test("netcheck names mapping, filtering, public address and consequence behind e
     for (const agent of agents) {
       const expected = EXPECTED.find(([nat]) => nat === agent.host.site.nat)?.[1];
       const { nat } = (await agent.status()).self;
-      expect([nat.label, nat.certain]).toEqual(
-        expected === undefined ? ["udp blocked", false] : [expected.label, true],
+      expect([nat.label, nat.certain, nat.allocation]).toEqual(
+        expected === undefined ? ["udp blocked", false, null] : [expected.label, true, expected.allocation],
       );
+      console.log(`${agent.host.site.nat}: ${nat.label}, ${nat.allocation} ${JSON.stringify(nat.ports)}`);
     }
   });
 });
@@ -98,9 +108,21 @@ test("netcheck names mapping, filtering, public address and consequence behind e
 function expectAnswer(answer: Netcheck, expected: Expected, publicAddress: string, what: string): void {
   const { ipv4 } = answer;
   expect(
-    { label: ipv4?.label, certain: ipv4?.certain, mapping: ipv4?.mapping, filtering: ipv4?.filtering },
+    {
+      label: ipv4?.label,
+      certain: ipv4?.certain,
+      mapping: ipv4?.mapping,
+      filtering: ipv4?.filtering,
+      allocation: ipv4?.allocation,
+    },
     what,
-  ).toEqual({ label: expected.label, certain: true, mapping: expected.mapping, filtering: expected.filtering });
+  ).toEqual({
+    label: expected.label,
+    certain: true,
+    mapping: expected.mapping,
+    filtering: expected.filtering,
+    allocation: expected.allocation,
+  });
   expect(ipv4?.publicAddress?.split(":")[0], what).toBe(publicAddress);
   expect(answer.udp, what).toBe(true);
   expect(answer.ipv6, what).toEqual({ available: false, publicAddress: null });

@@ -124,7 +124,8 @@ export interface AgentStatus {
       readonly certain: boolean;
       readonly mapping: string;
       readonly filtering: string;
-      readonly allocation: string;
+      readonly allocation: string | null;
+      readonly ports?: { readonly first: number; readonly last: number; readonly stride: number } | null;
       readonly publicAddress: string | null;
     };
     readonly coordinator: { readonly url: string; readonly connected: boolean; readonly rttMs: number };

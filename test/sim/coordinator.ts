@@ -55,7 +55,7 @@ export class SimCoordinator implements SignalEndpoint {
   /** The process starts: what is in the store is all that it knows. */
   start(): void {
     const addresses = this.#hosts.map(({ ip }) => ({ ip, publicIp: ip }));
-    this.#stun = new StunServer({ addresses, ports: STUN_PORTS, hmacSha256 });
+    this.#stun = new StunServer({ addresses, ports: STUN_PORTS, hmacSha256, echoKey: this.#random.bytes(32) });
     this.#hub = new Hub({
       identity: this.identity,
       store: this.store,

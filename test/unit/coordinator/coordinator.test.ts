@@ -8,7 +8,7 @@ import { afterEach, describe, expect, test } from "vitest";
 import { utf8 } from "../../../shared/bytes.ts";
 import { peerIdOf } from "../../../shared/session/identity.ts";
 import { hmacSha256 } from "../../../shared/session/primitives.ts";
-import { encodeStun, STUN_BINDING } from "../../../shared/wire/stun.ts";
+import { decodeStun, encodeStun, STUN_BINDING } from "../../../shared/wire/stun.ts";
 import { CoordinatorProcess, runCoordinator, SocketAgent, temporaryDirectory } from "./coordinator_process.ts";
 import { TEST_CERTIFICATE, TEST_PRIVATE_KEY } from "./tls_fixture.ts";
 
@@ -291,23 +291,24 @@ function bindingRequest(welcome: {
   stunUsername: string;
   stunSecret: Uint8Array;
 }): Promise<number> {
-  const bytes = encodeStun(
-    {
-      class: "request",
-      method: STUN_BINDING,
-      transactionId: new Uint8Array(12),
-      username: welcome.stunUsername,
-      sequence: 1,
-    },
-    { integrity: { key: welcome.stunSecret, hmacSha256 } },
-  );
   const socket = createSocket("udp4");
-  return new Promise((resolve) => {
-    socket.on("message", () => {
-      const { port } = socket.address();
-      socket.close();
-      resolve(port);
-    });
+  const send = (sequence: number, echo: Uint8Array | undefined): void => {
+    const header = { class: "request", method: STUN_BINDING, transactionId: new Uint8Array(12) } as const;
+    const bytes = encodeStun(
+      { ...header, username: welcome.stunUsername, sequence, echo },
+      { integrity: { key: welcome.stunSecret, hmacSha256 } },
+    );
     socket.send(bytes, welcome.stun[0]!.port, welcome.stun[0]!.ip);
+  };
+  return new Promise((resolve) => {
+    socket.once("message", (answer) => {
+      send(2, decodeStun(answer)?.echo);
+      socket.once("message", () => {
+        const { port } = socket.address();
+        socket.close();
+        resolve(port);
+      });
+    });
+    send(1, undefined);
   });
 }

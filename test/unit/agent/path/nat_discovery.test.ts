@@ -50,7 +50,7 @@ describe("filtering, learned from silence on fresh sockets", () => {
     ["neither", [], "address-and-port-dependent"],
   ])("%s", (_name, heard, filtering) => {
     const run = started(FOUR);
-    for (const to of FOUR) run.answer("data", to, mapped(1), 20);
+    for (const to of FOUR) run.answer("data", to, mapped(OURS.port), 20);
     for (const socket of heard) run.answer(socket, server(1, 3478), mapped(9), 25);
     expect(run.discovery.result().filtering).toBe(heard.length === 2 ? "endpoint-independent" : undefined);
     run.at(20 + 450 + 3 * 20);
@@ -83,6 +83,53 @@ describe("filtering, learned from silence on fresh sockets", () => {
     run.at(2000);
     expect(run.discovery.result()).toMatchObject({ filtering: "address-and-port-dependent", certain: true });
   });
+});
+
+describe("allocation of ports", () => {
+  const sampled = (run: ReturnType<typeof started>) => run.sent.filter(({ socket }) => socket.startsWith("sample"));
+
+  test("a router that keeps our port is asked for no more", () => {
+    const run = started(FOUR);
+    for (const to of FOUR) run.answer("data", to, mapped(OURS.port), 20);
+    run.at(600);
+    expect(sampled(run)).toEqual([]);
+    expect(run.discovery.result().allocation).toEqual({ kind: "preserving", ports: undefined });
+  });
+
+  test("a symmetric one is asked for a port to each server by five sockets, and its counter is found", () => {
+    const run = started(FOUR);
+    FOUR.forEach((to, index) => run.answer("data", to, mapped(5000 + index), 20));
+    const samples = sampled(run);
+    expect(samples).toHaveLength(20);
+    expect(new Set(samples.map(({ socket }) => socket)).size).toBe(5);
+    // Two ports went to the filtering tests meanwhile.
+    samples.forEach(({ socket, to }, index) => run.answer(socket, to, mapped(5006 + index), 40));
+    expect(run.discovery.result().allocation).toBeUndefined();
+    run.at(600);
+    expect(run.discovery.result().allocation).toEqual({
+      kind: "sequential",
+      ports: { first: 5026, last: 5026, stride: 1 },
+    });
+  });
+
+  test("a cone with ports of its own has one for each socket", () => {
+    const run = started(FOUR);
+    for (const to of FOUR) run.answer("data", to, mapped(1), 20);
+    expect(sampled(run).map(({ to }) => to)).toEqual(Array.from({ length: 5 }, () => FOUR[0]));
+  });
+});
+
+test("each answer to the data socket is echoed once, from the data socket, to whom it came from", () => {
+  const run = started(FOUR);
+  const echo = Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8);
+  run.answer("data", server(2, 3478), mapped(1), 20, echo);
+  const [echoed, ...more] = run.sent.filter((request) => request.echo !== undefined);
+  expect(more).toEqual([]);
+  expect(echoed).toMatchObject({ socket: "data", to: server(2, 3478), echo });
+  run.discovery.handleResponse(echoed!.transactionId, { mapped: mapped(1), echo }, instant(40));
+  run.at(41);
+  expect(run.sent.filter((request) => request.echo !== undefined)).toHaveLength(1);
+  expect(run.discovery.result().publicAddresses).toEqual([mapped(1)]);
 });
 
 describe("requests", () => {
@@ -124,7 +171,8 @@ describe("requests", () => {
 
   test("an answer to nothing that we asked is not ours", () => {
     const run = started(FOUR);
-    expect(run.discovery.handleResponse(new Uint8Array(12).fill(99), mapped(1), instant(10))).toBe(false);
+    const answer = { mapped: mapped(1), echo: undefined };
+    expect(run.discovery.handleResponse(new Uint8Array(12).fill(99), answer, instant(10))).toBeUndefined();
   });
 
   test("a second answer to the same question does not count", () => {
@@ -141,6 +189,7 @@ function started(servers: readonly TransportAddress[], options: { readonly testF
   const discovery = new NatDiscovery({
     servers,
     isLocalAddress: (address) => address.ip === OURS.ip && address.port === OURS.port,
+    dataPort: OURS.port,
     random: (length) => new Uint8Array(length).fill(++next),
     testFiltering: options.testFiltering ?? true,
     isAnonymous: false,
@@ -163,6 +212,7 @@ function started(servers: readonly TransportAddress[], options: { readonly testF
       to: TransportAddress | undefined,
       address: TransportAddress,
       at: number,
+      echo?: Uint8Array,
     ): void {
       const request = sent.find(
         (known) =>
@@ -170,7 +220,7 @@ function started(servers: readonly TransportAddress[], options: { readonly testF
           (known.socket === socket && known.to.ip === to?.ip && known.to.port === to.port),
       );
       if (request === undefined) throw new Error("Nothing of that kind was asked");
-      discovery.handleResponse(request.transactionId, address, at as Instant);
+      discovery.handleResponse(request.transactionId, { mapped: address, echo }, at as Instant);
       drain();
     },
   };

@@ -44,6 +44,7 @@ describe("an ordinary client", () => {
       ],
       ports: [3478, 3479],
       hmacSha256,
+      echoKey,
     });
     const answer = decodeStun(server.handle(request({ software: "padding" }), client, primary, t0).reply!.bytes);
     expect(answer?.otherAddress?.ip).toBe("203.0.113.2");
@@ -73,6 +74,7 @@ describe("an ordinary client", () => {
       ],
       ports: [3478, 3479],
       hmacSha256,
+      echoKey,
     });
     const answer = server.handle(request({ software: "x".repeat(60) }), client6, { address: 1, port: 0 }, t0);
     expect(decodeStun(answer.reply!.bytes)).toMatchObject({ xorMappedAddress: client6 });
@@ -207,8 +209,15 @@ describe("an agent with a token", () => {
     return server;
   };
 
-  test("is observed, and answered with a signed answer", () => {
-    const result = withToken().handle(signed(1), client, { address: 1, port: 1 }, t0);
+  /** What a source that sees its answers would echo. */
+  const echoOf = (server: StunServer, sequence: number, from = client, at = t0): Uint8Array =>
+    decodeStun(server.handle(signed(sequence), from, primary, at).reply!.bytes)!.echo!;
+
+  test("is observed once it has echoed an answer, and answered with a signed answer", () => {
+    const server = withToken();
+    expect(server.handle(signed(1), client, primary, t0).observed).toBeUndefined();
+    const echo = echoOf(server, 2);
+    const result = server.handle(signed(3, { echo }), client, { address: 1, port: 1 }, t0);
     expect(result.observed).toEqual({
       tokenId: "token1",
       localAddress: { ip: "203.0.113.2", port: 3479 },
@@ -217,6 +226,26 @@ describe("an agent with a token", () => {
     });
     const answer = decodeStun(result.reply!.bytes)!;
     expect(hmacSha256(secret, answer.integrity!.covered)).toEqual(answer.integrity!.tag);
+  });
+
+  test("a source that it only claims is never observed: the answer, and what to echo, goes to that source", () => {
+    const server = withToken();
+    const echo = echoOf(server, 1);
+    const victim = { ip: "192.0.2.66", port: 443 };
+    expect(server.handle(signed(2), victim, primary, t0).observed).toBeUndefined();
+    expect(server.handle(signed(3, { echo }), victim, primary, t0).observed).toBeUndefined();
+    expect(server.handle(signed(4, { echo: new Uint8Array(8) }), victim, primary, t0).observed).toBeUndefined();
+    const sameIp = { ip: client.ip, port: client.port + 1 };
+    expect(server.handle(signed(5, { echo }), sameIp, primary, t0).observed).toBeUndefined();
+  });
+
+  test("an echo is good for two to four minutes, and for one token", () => {
+    const server = withToken();
+    server.addToken("token2", secret, t0);
+    const echo = echoOf(server, 1);
+    expect(server.handle(signed(2, { echo }), client, primary, instant(239_000)).observed).toBeDefined();
+    expect(server.handle(signed(3, { echo }), client, primary, instant(240_000)).observed).toBeUndefined();
+    expect(server.handle(signed(1, { echo, username: "token2" }), client, primary, t0).observed).toBeUndefined();
   });
 
   test("may ask for another socket more often than strangers, 50 a second in all", () => {
@@ -229,14 +258,16 @@ describe("an agent with a token", () => {
 
   test("a request is observed once: recorded and sent again from elsewhere it does nothing", () => {
     const server = withToken();
-    const bytes = signed(10);
+    const bytes = signed(10, { echo: echoOf(server, 9) });
     expect(server.handle(bytes, client, primary, t0).observed).toBeDefined();
     expect(server.handle(bytes, { ip: "192.0.2.66", port: 6 }, primary, t0)).toEqual({ dropped: "replay" });
   });
 
   test("requests that overtake each other are all observed, ancient ones are not", () => {
     const server = withToken();
-    const observed = (sequence: number) => server.handle(signed(sequence), client, primary, t0).observed !== undefined;
+    const echo = echoOf(server, 0);
+    const observed = (sequence: number) =>
+      server.handle(signed(sequence, { echo }), client, primary, t0).observed !== undefined;
     expect([3, 1, 2, 2, 4].map(observed)).toEqual([true, true, true, false, true]);
     for (let i = 100; i < 133; i++) observed(i);
     expect(observed(5)).toBe(false);
@@ -254,6 +285,7 @@ describe("an agent with a token", () => {
 });
 
 const t0 = instant(0);
+const echoKey = new Uint8Array(32).fill(9);
 const client = { ip: "198.51.100.7", port: 40_000 };
 const client6 = { ip: "2001:db8:7::1", port: 40_000 };
 const primary = { address: 0, port: 0 } as const;
@@ -266,9 +298,15 @@ const twoAddresses = () =>
     ],
     ports: [3478, 3479],
     hmacSha256,
+    echoKey,
   });
 const oneAddress = () =>
-  new StunServer({ addresses: [{ ip: "203.0.113.1", publicIp: "203.0.113.1" }], ports: [3478, 3479], hmacSha256 });
+  new StunServer({
+    addresses: [{ ip: "203.0.113.1", publicIp: "203.0.113.1" }],
+    ports: [3478, 3479],
+    hmacSha256,
+    echoKey,
+  });
 
 const request = (attributes: StunAttributes, sealing?: Parameters<typeof encodeStun>[1]): Uint8Array =>
   encodeStun(

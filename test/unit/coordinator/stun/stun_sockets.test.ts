@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { createSocket } from "node:dgram";
+import { createSocket, type Socket } from "node:dgram";
 import { existsSync } from "node:fs";
 import { afterEach, describe, expect, test } from "vitest";
 import type { StunObservation } from "../../../../coordinator/stun/stun_server.ts";
@@ -32,12 +32,18 @@ test("an answer comes from the address and port that CHANGE-REQUEST asks for", a
   }
 });
 
-test("a signed request is observed with the address that it came from", async () => {
+test("a signed request that echoes an answer is observed with the address that it came from", async () => {
   const { sockets, observed } = await open(["127.0.0.1"]);
   const secret = new Uint8Array(32).fill(3);
   sockets.addToken("agent", secret);
-  const answer = await ask(sockets.bound[0]!.port, { username: "agent", sequence: 1 }, secret);
-  expect(observed).toMatchObject([{ tokenId: "agent", from: answer.decoded?.xorMappedAddress }]);
+  const socket = createSocket("udp4");
+  const once = async (attributes: StunAttributes) =>
+    (await ask(sockets.bound[0]!.port, { username: "agent", ...attributes }, secret, "127.0.0.1", socket)).decoded!;
+  const first = await once({ sequence: 1 });
+  expect(observed).toEqual([]);
+  await once({ sequence: 2, echo: first.echo });
+  socket.close();
+  expect(observed).toMatchObject([{ tokenId: "agent", from: first.xorMappedAddress }]);
 });
 
 test("IPv6 works alone and beside IPv4", async () => {
@@ -80,8 +86,9 @@ async function open(ips: string[], ports: [number, number] = [0, 0]) {
   return { sockets, observed };
 }
 
-function ask(port: number, attributes: StunAttributes, secret?: Uint8Array, ip = "127.0.0.1") {
-  const socket = createSocket(ip.includes(":") ? "udp6" : "udp4");
+/** @param kept a socket for several questions; default one of its own */
+function ask(port: number, attributes: StunAttributes, secret?: Uint8Array, ip = "127.0.0.1", kept?: Socket) {
+  const socket = kept ?? createSocket(ip.includes(":") ? "udp6" : "udp4");
   const request = encodeStun(
     { class: "request", method: STUN_BINDING, transactionId: new Uint8Array(12), ...attributes },
     secret === undefined ? {} : { integrity: { key: secret, hmacSha256 } },
@@ -90,7 +97,7 @@ function ask(port: number, attributes: StunAttributes, secret?: Uint8Array, ip =
     (resolve, reject) => {
       socket.once("error", reject);
       socket.once("message", (bytes, { address, port: from }) => {
-        socket.close();
+        if (kept === undefined) socket.close();
         resolve({ decoded: decodeStun(bytes), from: { ip: address, port: from } });
       });
       socket.send(request, port, ip);
