@@ -29,17 +29,16 @@ import { logNodeEvent } from "./event_log.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
 import { MeshRoutes } from "./mesh_routes.ts";
 import { Relays } from "./relays.ts";
-import { SignalClient } from "./signal_client.ts";
+import { killsOthers, SignalClient } from "./signal_client.ts";
 import { usableAddresses } from "./usable_addresses.ts";
 
 /** Without netlink, addresses are looked up this often; with it, this is only the flush of what may be written late. */
 const HOUSEKEEPING_MS = 5000;
-/** Bursts of netlink messages belong to one change. */
-const NETWORK_SETTLE_MS = 100;
+/** A burst of netlink messages is one change; what comes later is the next one. */
+const NETWORK_SETTLE_MS = 25;
 const OPEN_TIMEOUT_MS = 5000;
 /** A connection to the coordinator that may be dead has this long, and two round trips, to show that it is not. */
 const CHALLENGE_MS = 300;
-const SILENT_DEATH = /did not answer a challenge|fell silent/;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
 const GOODBYE_MS = 60;
 
@@ -392,8 +391,8 @@ export class MeshAgent {
     // The node hears of a connection with `welcome`: before, the coordinator takes nothing but a hello.
     if (!connected) {
       this.#relays.handleSignallingLost();
-      // What kills one connection in silence kills the others too, and SSH would notice after half a minute.
-      if (problem !== undefined && SILENT_DEATH.test(problem)) this.#relays.reopen();
+      // SSH would notice by itself only after half a minute.
+      if (problem !== undefined && killsOthers(problem)) this.#relays.reopen();
     }
     if (!connected) this.#step((now) => this.node.handleSignalState(false, now));
   }
@@ -522,8 +521,7 @@ export class MeshAgent {
         }
         break;
       case "network_changed":
-        clearTimeout(this.#networkTimer);
-        this.#networkTimer = setTimeout(() => this.#onNetworkChanged(), NETWORK_SETTLE_MS);
+        this.#networkTimer ??= setTimeout(() => this.#onNetworkChanged(), NETWORK_SETTLE_MS);
         break;
       case "plane_failed":
         this.config.log.error(`Bug in the data path: ${report.message}`, { suppressed: report.suppressed });
@@ -537,7 +535,10 @@ export class MeshAgent {
   }
 
   #onNetworkChanged(): void {
-    this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now));
+    this.#networkTimer = undefined;
+    const hasMoved = this.#signal.hasMoved;
+    this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now, hasMoved));
+    if (hasMoved) this.#signal.reopen();
     this.#signal.retryNow();
     this.#relays.retryNow();
     this.#challenge();

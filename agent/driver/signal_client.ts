@@ -14,6 +14,7 @@ import {
 } from "../../shared/signal/messages.ts";
 import { X25519Key } from "../../shared/session/primitives.ts";
 import type { Instant } from "../../shared/time.ts";
+import { WayOut } from "./way_out.ts";
 import { openWebSocket, owned, proxyProblem, type WebSocketOptions } from "./bun_websocket.ts";
 
 /** Where the coordinator takes signalling. */
@@ -26,6 +27,13 @@ const MAX_RETRY_MS = 8000;
 const OPEN_TIMEOUT_MS = 8000;
 /** The coordinator asks for our clock every ten seconds: silence for longer than two of these means that the connection is dead. */
 const SILENCE_TIMEOUT_MS = 25_000;
+
+/** Why the connection was given up, for those who hold others beside it. */
+const NETWORK_CHANGED = "the network has changed";
+const NO_ANSWER = "the coordinator did not answer a challenge";
+const SILENT = "the coordinator fell silent";
+/** What kills one connection without a word kills the others too. */
+export const killsOthers = (problem: string): boolean => [NETWORK_CHANGED, NO_ANSWER, SILENT].includes(problem);
 
 export interface SignalClientOptions {
   /** http or https URLs of the coordinator, the user's own first: the next is tried when one fails. */
@@ -55,6 +63,7 @@ export class SignalClient {
   #problem: string | undefined;
   #attempts = 0;
   #url = "";
+  #wayOut: WayOut | undefined;
 
   constructor(options: SignalClientOptions) {
     this.#options = options;
@@ -85,9 +94,19 @@ export class SignalClient {
     this.send({ type: "ping", id: 0 });
     this.#challengeTimer = setTimeout(() => {
       this.#challengeTimer = undefined;
-      this.#fail("the coordinator did not answer a challenge");
+      this.#fail(NO_ANSWER);
       this.retryNow();
     }, timeoutMs);
+  }
+
+  /** Does the machine send from another address than when this connection was opened? Then it is dead, whatever it looks like. */
+  get hasMoved(): boolean {
+    return this.#wayOut?.hasChanged === true;
+  }
+
+  reopen(): void {
+    this.#fail(NETWORK_CHANGED);
+    this.retryNow();
   }
 
   /** Whatever delays a retry is over: the network has changed. */
@@ -113,6 +132,7 @@ export class SignalClient {
     const url = choices[this.#attempts % choices.length] ?? "";
     const options = webSocket(url);
     this.#url = url;
+    this.#wayOut = new WayOut(options.proxy ?? url);
     const channel = new AgentChannel({
       staticKey: sessionKey,
       ephemeral: new X25519Key(new Uint8Array(randomBytes(32))),
@@ -155,11 +175,11 @@ export class SignalClient {
       case "reply":
         this.#socket?.send(owned(outcome.bytes));
         this.#isOpen = outcome.isOpen;
-        this.#watch(SILENCE_TIMEOUT_MS, "the coordinator fell silent");
+        this.#watch(SILENCE_TIMEOUT_MS, SILENT);
         if (outcome.isOpen) this.#options.onState(true, undefined);
         break;
       case "message": {
-        this.#watch(SILENCE_TIMEOUT_MS, "the coordinator fell silent");
+        this.#watch(SILENCE_TIMEOUT_MS, SILENT);
         const message = decodeCoordinatorMessage(outcome.plaintext);
         if (message === undefined) break;
         if (message.type === "clock_request") {

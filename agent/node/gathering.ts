@@ -74,6 +74,8 @@ export class Gathering {
   readonly #actions: GatheringAction[] = [];
   readonly #families: readonly Family[] = [makeFamily(4), makeFamily(6)];
   #credentials: StunCredentials | undefined;
+  /** Answers to what was asked with the last account may still be on their way. */
+  #previousSecret: Uint8Array | undefined;
   #sequence = 0;
   #interfaces: readonly InterfaceAddress[] = [];
   #nextTestLeg = FIRST_TEST_LEG;
@@ -100,11 +102,15 @@ export class Gathering {
   }
 
   setCredentials(credentials: StunCredentials, now: Instant): void {
+    const before = JSON.stringify(this.#credentials?.servers);
+    this.#previousSecret = this.#credentials?.account?.secret;
     this.#credentials = credentials;
     for (const family of this.#families) {
       family.servers = credentials.servers.filter((server) => isIPv6(server.ip) === (family.version === 6));
+      // After a move discovery has begun before the coordinator could be reached: it goes on, with the new name.
+      const isSame = before === JSON.stringify(credentials.servers);
+      if (!isSame || family.discovery?.isHeard !== true) this.#startDiscovery(family, now);
     }
-    this.restart(now);
   }
 
   /** Is there a connection to the coordinator? Without one, silence says nothing about UDP: the coordinator may be away. */
@@ -197,7 +203,9 @@ export class Gathering {
     // An answer without the coordinator's seal could come from anybody on the path who wants us to believe in another address.
     const { account } = credentials;
     if (mapped === undefined) return false;
-    if (account !== undefined && !verifyStunIntegrity(message, account.secret, hmacSha256)) return false;
+    const secrets = [account?.secret, this.#previousSecret].filter((secret) => secret !== undefined);
+    const isSealed = secrets.some((secret) => verifyStunIntegrity(message, secret, hmacSha256));
+    if (account !== undefined && !isSealed) return false;
     for (const family of this.#families) {
       if (family.refresh !== undefined && equalBytes(family.refresh.transactionId, message.transactionId)) {
         family.refresh = undefined;

@@ -15,6 +15,7 @@ import { FIRST_RELAY_LEG, type PathRef } from "../data/plane.ts";
 import type { NodeOptions } from "./contract.ts";
 import type { Gathering } from "./gathering.ts";
 import { RELAY_KINDS } from "./legs.ts";
+import type { News } from "./news.ts";
 import type { Outbox } from "./outbox.ts";
 import { isIdle, isInUse, type Peer } from "./peer.ts";
 import type { PeerBook } from "./peer_book.ts";
@@ -29,6 +30,7 @@ export interface HandshakesOptions {
   readonly book: PeerBook;
   readonly outbox: Outbox;
   readonly traffic: Traffic;
+  readonly news: News;
   /** The keys of a peer are gone although it had a path. */
   readonly onEnded: (peer: Peer, now: Instant) => void;
 }
@@ -39,15 +41,17 @@ export class Handshakes {
   readonly #book: PeerBook;
   readonly #outbox: Outbox;
   readonly #traffic: Traffic;
+  readonly #news: News;
   readonly #onEnded: (peer: Peer, now: Instant) => void;
   readonly #guard: HandshakeGuard;
 
-  constructor({ node, gathering, book, outbox, traffic, onEnded }: HandshakesOptions) {
+  constructor({ node, gathering, book, outbox, traffic, news, onEnded }: HandshakesOptions) {
     this.#options = node;
     this.#gathering = gathering;
     this.#book = book;
     this.#outbox = outbox;
     this.#traffic = traffic;
+    this.#news = news;
     this.#onEnded = onEnded;
     this.#guard = new HandshakeGuard(node.staticKey.publicKey, (bytes) => node.environment.random(bytes));
   }
@@ -94,7 +98,6 @@ export class Handshakes {
     if (opened === undefined || peer === undefined || peer.trust !== "pinned") return;
     if (expected !== undefined && expected !== peer) return;
     if (!peer.session.respond(opened, this.#gathering.candidates(true), now)) return;
-    peer.toldGeneration = this.#gathering.candidates(true).generation;
     this.#options.environment.rememberTimestamp(peer.id, peer.session.greatestTimestamp);
     this.drainSession(peer, way, now);
   }
@@ -141,17 +144,17 @@ export class Handshakes {
   }
 
   #onEstablished(peer: Peer, initiator: boolean, list: CandidateList, way: PathRef | undefined, now: Instant): void {
-    if (peer.paths.setRemote(list)) peer.nat = list.nat;
+    if (peer.paths.setRemote(list, now)) peer.nat = list.nat;
     // The peer has opened it for a reason: it is not let go again before that shows.
     if (isIdle(peer, now)) peer.usedAt = now;
     peer.paths.setEnabled(true, now);
     peer.paths.setInUse(isInUse(peer, now), now);
     for (const kind of RELAY_KINDS) this.#traffic.openRelay(peer, kind);
-    if (peer.wish !== "auto") this.#traffic.tellWish(peer);
     this.#traffic.updateRoute(peer, "relayed at once", now);
     if (initiator) {
       // The first sealed frame proves to the responder that we have the keys; it carries the candidates that the initiation could not.
-      this.#outbox.tellCandidates(peer, way ?? this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer));
+      this.#news.tell(peer, now, way);
+      this.#news.confirm(peer, way ?? this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer));
     } else if (peer.paths.selected === undefined && this.#options.useDirect) {
       // The response is on its way to the initiator; the coordinator's punch follows it there.
       this.#outbox.requestPunch(peer);

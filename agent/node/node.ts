@@ -20,6 +20,7 @@ import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
 import { Handshakes } from "./handshakes.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGNAL_LEG, slotOf } from "./legs.ts";
+import { News } from "./news.ts";
 import { Outbox } from "./outbox.ts";
 import { IDLE_MS, isIdle, isInUse, type Peer, whySentence } from "./peer.ts";
 import { PeerBook } from "./peer_book.ts";
@@ -39,6 +40,7 @@ export class Node {
   readonly #book: PeerBook;
   readonly #outbox: Outbox;
   readonly #traffic: Traffic;
+  readonly #news: News;
   readonly #handshakes: Handshakes;
   /** Peers to open once our own addresses are known. */
   #toOpen: { readonly ids: readonly PeerId[]; readonly at: Instant } | undefined;
@@ -49,7 +51,8 @@ export class Node {
   constructor(options: NodeOptions) {
     this.#options = options;
     const gathering = new Gathering((bytes) => options.environment.random(bytes));
-    const outbox = new Outbox(gathering);
+    const outbox = new Outbox();
+    const news = new News(outbox, gathering);
     const book = new PeerBook(options, gathering);
     const traffic = new Traffic(outbox, () => options.environment.wallClockUnixMs());
     const onEnded = (peer: Peer, now: Instant): void => this.#onSessionEnded(peer, now);
@@ -57,7 +60,8 @@ export class Node {
     this.#outbox = outbox;
     this.#book = book;
     this.#traffic = traffic;
-    this.#handshakes = new Handshakes({ node: options, gathering, book, outbox, traffic, onEnded });
+    this.#news = news;
+    this.#handshakes = new Handshakes({ node: options, gathering, book, outbox, traffic, news, onEnded });
   }
 
   get gathering(): Gathering {
@@ -78,14 +82,23 @@ export class Node {
     this.#settle(now);
   }
 
-  /** Addresses of the usable interfaces: at start, and whenever they have changed. */
-  handleInterfaces(addresses: readonly InterfaceAddress[], now: Instant): void {
+  /**
+   * Addresses of the usable interfaces: at start, and whenever they have changed.
+   *
+   * @param hasMoved packets leave by another of them, though the addresses may be the same
+   */
+  handleInterfaces(addresses: readonly InterfaceAddress[], now: Instant, hasMoved = false): void {
     const before = JSON.stringify(this.#gathering.interfaces);
-    if (before === JSON.stringify(addresses)) return;
+    if (!hasMoved && before === JSON.stringify(addresses)) return;
     const isFirst = before === "[]";
     this.#gathering.setInterfaces(addresses, now);
     // Old paths may be dead and new ones possible: ask all of them at once.
-    if (!isFirst) for (const peer of this.#book.values()) peer.paths.probeAll(now);
+    if (!isFirst) {
+      for (const peer of this.#book.values()) {
+        peer.paths.doubt(now);
+        peer.paths.probeAll(now);
+      }
+    }
     this.#settle(now);
   }
 
@@ -134,14 +147,14 @@ export class Node {
       case "from_peer": {
         const peer = this.#book.get(message.from);
         if (peer === undefined || peer.trust !== "pinned") break;
-        peer.paths.setAttested(message.attested);
+        peer.paths.setAttested(message.attested, now);
         this.#handlePeerBody(peer, message.body, now);
         break;
       }
       case "punch": {
         const peer = this.#book.get(message.peer);
         if (peer === undefined || peer.trust !== "pinned") break;
-        peer.paths.setAttested(message.attested);
+        peer.paths.setAttested(message.attested, now);
         // The peer wants a path for a session that we no longer have.
         if (!peer.session.isEstablished) this.#handshakes.initiate(peer, now);
         peer.paths.schedule(message.round, message.fireAt as Instant);
@@ -234,7 +247,7 @@ export class Node {
     if (peer === undefined || peer.trust !== "pinned") return;
     peer.wish = wish;
     this.#use(peer, now);
-    if (peer.session.isEstablished) this.#traffic.tellWish(peer);
+    this.#news.tell(peer, now);
     this.#traffic.applyWish(peer, "chosen by the operator", now);
     this.#settle(now);
   }
@@ -268,6 +281,7 @@ export class Node {
     for (const peer of this.#book.values()) {
       peer.session.handleTimeout(now);
       peer.paths.handleTimeout(now);
+      this.#news.handleTimeout(peer, now);
     }
     if (this.#tickAt === undefined || now >= this.#tickAt) {
       this.#tickAt = after(now, TICK_MS);
@@ -278,7 +292,9 @@ export class Node {
 
   deadline(): Instant | undefined {
     let first = earliest(this.#gathering.deadline(), this.#tickAt, this.#toOpen?.at);
-    for (const peer of this.#book.values()) first = earliest(first, peer.session.deadline(), peer.paths.deadline());
+    for (const { session, paths, told } of this.#book.values()) {
+      first = earliest(first, session.deadline(), paths.deadline(), told.retellAt);
+    }
     return first;
   }
 
@@ -367,7 +383,7 @@ export class Node {
 
   #addPeer(entry: PeerEntry, now: Instant): void {
     const peer = this.#book.add(entry, now);
-    peer.paths.setLegs(this.#legs);
+    peer.paths.setLegs(this.#legs, now);
     this.#applyTrust(peer, now);
     if (entry.online) this.#outbox.event({ type: "peer_online", id: entry.id, name: entry.name });
   }
@@ -400,6 +416,7 @@ export class Node {
   #letGo(peer: Peer, reason: string, now: Instant): void {
     const hadSession = peer.session.isEstablished;
     peer.session.reset();
+    this.#news.forget(peer);
     peer.paths.setEnabled(false, now);
     peer.paths.invalidate(reason);
     this.#drainPaths(peer, now);
@@ -415,6 +432,7 @@ export class Node {
   #onSessionEnded(peer: Peer, now: Instant): void {
     peer.paths.invalidate("the session has ended");
     peer.paths.setEnabled(false, now);
+    this.#news.forget(peer);
     this.#drainPaths(peer, now);
     this.#traffic.updateRoute(peer, "the session has ended", now);
   }
@@ -454,22 +472,19 @@ export class Node {
 
   /** We or the peer were cut off from the coordinator: what was said meanwhile may not have arrived. */
   #renew(peer: Peer, now: Instant): void {
-    if (peer.paths.selected !== undefined) return;
-    this.#outbox.tellCandidates(peer, this.#outbox.signalRef(peer));
-    peer.paths.hurry(now);
+    if (!peer.paths.isLooking) return;
+    this.#news.tell(peer, now, this.#outbox.signalRef(peer));
+    peer.paths.hurry(now, 0);
   }
 
   #tick(now: Instant): void {
-    const { generation } = this.#gathering.candidates(true);
     // A firewall may open at any moment: for a peer in use that must not take five seconds to show.
     if ([...this.#book.values()].some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
     for (const peer of this.#book.values()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);
       // What changed while the handshake was under way, or while the peer was idle.
-      if (inUse && peer.session.isEstablished && peer.toldGeneration !== generation) {
-        this.#outbox.tellCandidates(peer, this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer));
-      }
+      if (inUse) this.#news.review(peer, now);
       if ((inUse || peer.route !== undefined) && peer.session.isRekeyDue(now)) this.#handshakes.initiate(peer, now);
       if (inUse && !peer.session.isEstablished && !peer.session.isHandshaking) this.#handshakes.initiate(peer, now);
       if (peer.usedAt !== undefined && now - peer.usedAt >= IDLE_MS && peer.route !== undefined) {
@@ -538,11 +553,18 @@ export class Node {
         break;
       }
       case "candidates":
-        if (peer.paths.setRemote(message.list)) peer.nat = message.list.nat;
+        if (peer.paths.setRemote(message.list, now)) peer.nat = message.list.nat;
+        this.#news.confirm(peer, { leg: report.leg, to: report.from });
         break;
       case "wish":
-        peer.remoteWish = message.rung;
-        this.#traffic.applyWish(peer, "chosen by the peer's operator", now);
+        if (peer.remoteWish !== message.rung) {
+          peer.remoteWish = message.rung;
+          this.#traffic.applyWish(peer, "chosen by the peer's operator", now);
+        }
+        this.#news.confirm(peer, { leg: report.leg, to: report.from });
+        break;
+      case "known":
+        this.#news.handleKnown(peer, message);
         break;
       case "close":
         this.#letGo(
@@ -604,7 +626,7 @@ export class Node {
           for (const peer of this.#book.values()) {
             if (!peer.session.isEstablished || isIdle(peer, now)) continue;
             peer.paths.hurry(now);
-            this.#outbox.tellCandidates(peer, this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer));
+            this.#news.tell(peer, now);
           }
           break;
         case "nat_detected":

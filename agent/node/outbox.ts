@@ -7,7 +7,6 @@ import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { type ControlMessage, encodeControl } from "../../shared/wire/control.ts";
 import type { PathRef, PlaneCommand } from "../data/plane.ts";
 import type { NodeAction, NodeEvent } from "./contract.ts";
-import type { Gathering } from "./gathering.ts";
 import { packedSlot, RELAY_LEGS, SIGNAL_LEG } from "./legs.ts";
 import type { Peer } from "./peer.ts";
 
@@ -20,11 +19,6 @@ export class Outbox {
   /** Our own relay connections. */
   readonly relays: Record<RelayLeg, boolean> = { ssh: false, websocket: false };
   readonly #actions: NodeAction[] = [];
-  readonly #gathering: Gathering;
-
-  constructor(gathering: Gathering) {
-    this.#gathering = gathering;
-  }
 
   push(action: NodeAction): void {
     this.#actions.push(action);
@@ -48,12 +42,6 @@ export class Outbox {
 
   sendDatagram(path: PathRef, bytes: Uint8Array): void {
     this.plane({ type: "send_datagram", path, bytes });
-  }
-
-  tellCandidates(peer: Peer, path: PathRef): void {
-    const list = this.#gathering.candidates(true);
-    peer.toldGeneration = list.generation;
-    this.sendControl(peer, path, { type: "candidates", list });
   }
 
   signalTo(peer: Peer, body: Uint8Array): void {

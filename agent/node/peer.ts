@@ -11,6 +11,7 @@ import { explainNoDirect } from "../path/nat_behavior.ts";
 import type { Pair } from "../path/pair.ts";
 import type { PeerPaths } from "../path/peer_paths.ts";
 import type { PathKind, Route } from "./ladder.ts";
+import type { Told } from "./news.ts";
 
 /** PRODUCT.md, "In use": data, a stream, `ping` or `forward` moved within this time. */
 export const IN_USE_MS = 120_000;
@@ -40,8 +41,8 @@ export interface Peer {
   usedAt: Instant | undefined;
   /** The NAT behind which the peer says it is. */
   nat: NatReport | undefined;
-  /** The candidate generation that this peer was last told of, as data or in a handshake. */
-  toldGeneration: number;
+  /** What it knows of us. */
+  told: Told;
   selectedAtUnixMs: number | undefined;
   handshakesSent: number;
   initiationsHeard: { second: Instant; count: number };

@@ -9,6 +9,7 @@ import { DestinationBudget } from "../path/destination_budget.ts";
 import { PeerPaths } from "../path/peer_paths.ts";
 import type { NodeOptions } from "./contract.ts";
 import type { Gathering } from "./gathering.ts";
+import { nothingTold } from "./news.ts";
 import type { Peer } from "./peer.ts";
 
 export class PeerBook {
@@ -74,7 +75,7 @@ export class PeerBook {
       trust: "blocked",
       usedAt: undefined,
       nat: undefined,
-      toldGeneration: 0,
+      told: nothingTold(),
       selectedAtUnixMs: undefined,
       handshakesSent: 0,
       initiationsHeard: { second: now, count: 0 },

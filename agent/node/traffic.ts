@@ -101,13 +101,6 @@ export class Traffic {
     this.#outbox.push({ type: "relay_open", kind, peer: peer.id });
   }
 
-  tellWish(peer: Peer): void {
-    this.#outbox.sendControl(peer, this.#outbox.routeRef(peer) ?? this.#outbox.signalRef(peer), {
-      type: "wish",
-      rung: peer.wish,
-    });
-  }
-
   /** Without a channel of its own on the SSH connection this peer's frames come in by the WebSocket. */
   applyWish(peer: Peer, reason: string, now: Instant): void {
     if (this.#outbox.relays.ssh && peer.session.isEstablished) {

@@ -156,6 +156,11 @@ export class NatDiscovery {
     if (this.#isComplete) for (const transaction of this.#transactions) transaction.nextAt = undefined;
   }
 
+  /** Has the data socket been answered? */
+  get isHeard(): boolean {
+    return this.#firstAnswerAt !== undefined;
+  }
+
   poll(): DiscoveryRequest | undefined {
     return this.#requests.shift();
   }

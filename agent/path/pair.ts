@@ -40,6 +40,8 @@ export class Pair {
   lastProbeAt: Instant | undefined;
   /** Newest authentic answer to a probe of ours: proves both directions. */
   answeredAt: Instant | undefined;
+  /** When the newest probe left that was answered: up to then the pair is known to have worked. */
+  provenAt: Instant | undefined;
   /** Where the answer came from: another port than `remote` when both NATs use one per destination. */
   answersFrom: TransportAddress | undefined;
   /** Newest authentic frame of any kind. */
@@ -115,6 +117,7 @@ export class Pair {
     const sample = now - sentAt;
     this.rttMs = this.rttMs === undefined ? sample : this.rttMs + RTT_GAIN * (sample - this.rttMs);
     this.answeredAt = now;
+    this.provenAt = Math.max(this.provenAt ?? sentAt, sentAt) as Instant;
     this.receivedAt = now;
     this.isTrusted = true;
     this.unanswered = 0;
@@ -125,6 +128,7 @@ export class Pair {
   /** Forgets that this pair ever worked: it died, or the network changed. */
   invalidate(): void {
     this.answeredAt = undefined;
+    this.provenAt = undefined;
     this.peerConfirmed = false;
     this.hasToldPeer = false;
     this.rttMs = undefined;

@@ -29,7 +29,9 @@ const BACKGROUND_MS = 4000;
 /** A synchronised round asked of the coordinator while there is still no direct path: first soon, then seldom. */
 const ROUND_REQUEST_MS: readonly number[] = [3000, 8000, 20_000, 60_000];
 /** Changes come in bursts, one for each address that is learned: they ask for one round together. */
-const HURRY_MS = 100;
+const HURRY_MS = 30;
+/** News do not interrupt a round that is younger than this: its first probes may be about to be answered. */
+const MIN_ROUND_MS = 200;
 /** Keepalive on the selected pair. RFC 8445 §11 asks for 15 s; some routers forget an idle flow after 30 s. */
 const KEEPALIVE_MS = 15_000;
 /** While the peer is in use the path is proven anew this often, so `status` shows a fresh round trip (RFC 7675 asks for 5 s). */
@@ -115,6 +117,8 @@ export class PeerPaths {
   #requests = 0;
   #hasFailed = false;
   #nextRequestAt: Instant | undefined;
+  /** A request for which there is a reason, besides those that come of themselves. */
+  #hurryAt: Instant | undefined;
   #isInUse = false;
   #isEnabled = false;
   /** Unanswered data: when it was first sent after the newest thing we heard. */
@@ -122,6 +126,8 @@ export class PeerPaths {
   /** Until when traffic on the selected pair counts as going on, and traffic of large packets. */
   #activeUntil: Instant | undefined;
   #largeUntil: Instant | undefined;
+  /** Since when the selected pair has to prove itself: a network has changed. */
+  #doubtedAt: Instant | undefined;
 
   constructor(options: PeerPathsOptions) {
     this.#options = options;
@@ -129,6 +135,16 @@ export class PeerPaths {
 
   get selected(): Pair | undefined {
     return this.#selected;
+  }
+
+  /** No path, or one that has not proven itself since a network changed. */
+  get isLooking(): boolean {
+    return this.#selected === undefined || this.#isDoubted(this.#selected);
+  }
+
+  /** The number of the candidate list that we have of the peer. */
+  get remoteGeneration(): number | undefined {
+    return this.#remote?.generation;
   }
 
   get round(): number {
@@ -144,31 +160,36 @@ export class PeerPaths {
     return [...this.#pairs.values()];
   }
 
-  setLegs(legs: LocalLegs): void {
+  setLegs(legs: LocalLegs, now: Instant): void {
     this.#legs = legs;
     for (const [key, pair] of this.#pairs) {
       if (pair.leg !== legs.ipv4 && pair.leg !== legs.ipv6) this.#pairs.delete(key);
     }
-    this.#makePairs();
+    this.#makePairs(now);
   }
 
   /** A sealed list from the peer itself. False, and ignored, when it is older than the one we have: it came by a slower way. */
-  setRemote(list: CandidateList): boolean {
+  setRemote(list: CandidateList, now: Instant): boolean {
     if (this.#remote !== undefined && list.generation < this.#remote.generation) return false;
     this.#remote = list;
+    const selected = this.#selected;
+    const wasNamed = selected !== undefined && selected.origin !== "peer-reflexive";
+    if (wasNamed && !list.candidates.some(({ address }) => sameTransportAddress(address, selected.remote))) {
+      this.doubt(now);
+    }
     for (const [key, pair] of this.#pairs) {
       const isNamed = list.candidates.some(({ address }) => sameTransportAddress(address, pair.remote));
       const isKept = pair.origin === "peer-reflexive" || pair.isValid || pair === this.#selected;
       if (!isNamed && !isKept) this.#pairs.delete(key);
     }
-    this.#makePairs();
+    this.#makePairs(now);
     return true;
   }
 
   /** Addresses of the peer that the coordinator has seen itself. Alone they are worth nothing: see pair.ts. */
-  setAttested(addresses: readonly TransportAddress[]): void {
+  setAttested(addresses: readonly TransportAddress[], now: Instant): void {
     this.#attested = addresses;
-    this.#makePairs();
+    this.#makePairs(now);
   }
 
   /** Probing is possible: both sides have keys. False stops everything, and forgets what was proven. */
@@ -183,6 +204,7 @@ export class PeerPaths {
       this.#scheduled = undefined;
       this.#roundEndsAt = undefined;
       this.#nextRequestAt = undefined;
+      this.#hurryAt = undefined;
       // The next session brings its own list; the peer's process may be another one then, that counts its lists anew.
       this.#remote = undefined;
       for (const pair of this.#pairs.values()) stopPair(pair);
@@ -195,10 +217,22 @@ export class PeerPaths {
   }
 
   /** Something has changed that may let a round succeed: ask for one soon, unless there is a path. */
-  hurry(now: Instant): void {
-    if (this.#isEnabled && this.#selected === undefined) {
-      this.#nextRequestAt = earliest(this.#nextRequestAt, after(now, HURRY_MS));
+  hurry(now: Instant, delayMs = HURRY_MS): void {
+    if (this.#isEnabled && this.isLooking) {
+      this.#hurryAt = earliest(this.#hurryAt, after(now, delayMs));
     }
+  }
+
+  /**
+   * A network has changed, ours or the peer's, and the selected pair may have died with it: it has to prove itself, and when it does not do
+   * so within its usual time, another takes over without the patience that a working path deserves.
+   */
+  doubt(now: Instant): void {
+    const selected = this.#selected;
+    if (!this.#isEnabled || selected === undefined) return;
+    this.#doubtedAt = now;
+    this.#hurryAt = after(now, usualAnswerMs(selected));
+    this.#probe(selected, now);
   }
 
   /**
@@ -272,7 +306,7 @@ export class PeerPaths {
     if (message.answered) pair.peerConfirmed = true;
     if (pair === this.#selected) this.#waitingSince = undefined;
     stopPair(pair);
-    this.#consider(pair);
+    this.#consider(pair, now);
     // Tell the peer that this pair is proven from our side, so that both know: one more probe, with `answered` set.
     if (pair.peerConfirmed || pair.hasToldPeer) return;
     pair.hasToldPeer = true;
@@ -340,18 +374,21 @@ export class PeerPaths {
 
   // Candidates and pairs
 
-  #makePairs(): void {
+  #makePairs(now: Instant): void {
     for (const { kind, address } of this.#remote?.candidates ?? []) {
       const leg = isIPv6(address.ip) ? this.#legs.ipv6 : this.#legs.ipv4;
       if (leg === undefined || !this.#isAllowed(address)) continue;
       const isLocal = this.#options.isDirectlyConnected(address.ip);
       const isAttested = this.#attested.some((attested) => sameTransportAddress(attested, address));
       const known = this.#pairs.get(pairKey(leg, address));
-      if (known === undefined) this.#addPair(leg, address, kind, isLocal || isAttested, isLocal);
-      else {
-        known.isTrusted ||= isLocal || isAttested;
-        if (known.origin === "peer-reflexive") known.origin = kind;
+      if (known === undefined) {
+        this.#addPair(leg, address, kind, isLocal || isAttested, isLocal, now);
+        continue;
       }
+      if (known.origin === "peer-reflexive") known.origin = kind;
+      if (known.isTrusted || !(isLocal || isAttested)) continue;
+      known.isTrusted = true;
+      this.#joinRound(known, now);
     }
   }
 
@@ -367,7 +404,7 @@ export class PeerPaths {
       if (oldest === undefined) return undefined;
       this.#pairs.delete(pairKey(oldest.leg, oldest.remote));
     }
-    return this.#addPair(leg, from, "peer-reflexive", false, this.#options.isDirectlyConnected(from.ip));
+    return this.#addPair(leg, from, "peer-reflexive", false, this.#options.isDirectlyConnected(from.ip), now);
   }
 
   /** What nobody has kept open for so long is proven no more. */
@@ -384,16 +421,20 @@ export class PeerPaths {
     origin: PairOrigin,
     isTrusted: boolean,
     isLocal: boolean,
+    now: Instant,
   ): Pair | undefined {
     if (this.#pairs.size >= MAX_PAIRS) return undefined;
     const packedRemote = packAddress(remote);
     const probesSent = this.#untrustedProbes.get(untrustedKey(remote)) ?? 0;
     const pair = new Pair({ leg, remote, packedRemote, origin, isTrusted, isLocal, probesSent });
     this.#pairs.set(pairKey(leg, remote), pair);
-    // A candidate that comes late joins the round that is running.
-    if (this.#roundEndsAt !== undefined && this.#scheduled === undefined)
-      startPair(pair, after(this.#roundEndsAt, -ROUND_END_MS));
+    this.#joinRound(pair, now);
     return pair;
+  }
+
+  /** A candidate that comes late joins the round that is running, with all of its steps: the peer may learn as late. */
+  #joinRound(pair: Pair, now: Instant): void {
+    if (this.#roundEndsAt !== undefined && this.#scheduled === undefined && !pair.isValid) startPair(pair, now);
   }
 
   #isAllowed(address: TransportAddress): boolean {
@@ -424,7 +465,7 @@ export class PeerPaths {
     if (pair.nextProbeAt === undefined || now < pair.nextProbeAt) return;
     const { roundStep, roundStartedAt } = pair;
     // A path works and the other pairs have had their chance to be better.
-    if (this.#selected !== undefined && roundStartedAt !== undefined && now - roundStartedAt > SETTLE_MS) {
+    if (!this.isLooking && roundStartedAt !== undefined && now - roundStartedAt > SETTLE_MS) {
       stopPair(pair);
       return;
     }
@@ -476,12 +517,11 @@ export class PeerPaths {
   }
 
   #requestAt(): Instant | undefined {
-    return this.#selected === undefined &&
-      this.#isInUse &&
-      this.#scheduled === undefined &&
-      this.#roundEndsAt === undefined
-      ? this.#nextRequestAt
-      : undefined;
+    if (!this.isLooking || !this.#isInUse || this.#scheduled !== undefined) return undefined;
+    if (this.#roundEndsAt === undefined) return earliest(this.#nextRequestAt, this.#hurryAt);
+    if (this.#hurryAt === undefined) return undefined;
+    const soonest = after(this.#roundEndsAt, MIN_ROUND_MS - ROUND_END_MS);
+    return this.#hurryAt > soonest ? this.#hurryAt : soonest;
   }
 
   #requestRoundIfDue(now: Instant): void {
@@ -490,17 +530,22 @@ export class PeerPaths {
     const wait = ROUND_REQUEST_MS[Math.min(this.#requests, ROUND_REQUEST_MS.length - 1)] ?? 0;
     this.#requests++;
     this.#nextRequestAt = after(now, wait);
+    this.#hurryAt = undefined;
     this.#actions.push({ type: "request_round" });
   }
 
   // Selection and consent
 
   /** Takes a freshly proven pair if it is the first, or clearly better. */
-  #consider(pair: Pair): void {
+  #consider(pair: Pair, now: Instant): void {
     const current = this.#selected;
     if (current === pair) return;
     if (current === undefined) {
       this.#select(pair, "first direct path that answered");
+      return;
+    }
+    if (this.#doubtedAt !== undefined && this.#isDoubted(current)) {
+      if (now - this.#doubtedAt > usualAnswerMs(current)) this.#select(pair, "the network has changed");
       return;
     }
     if (pair.isStraight !== current.isStraight) {
@@ -510,9 +555,15 @@ export class PeerPaths {
     if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path");
   }
 
+  #isDoubted(pair: Pair): boolean {
+    return this.#doubtedAt !== undefined && (pair.provenAt === undefined || pair.provenAt < this.#doubtedAt);
+  }
+
   #select(pair: Pair | undefined, reason: string): void {
     if (this.#selected === pair) return;
     this.#selected = pair;
+    this.#doubtedAt = undefined;
+    if (pair !== undefined) this.#hurryAt = undefined;
     this.#waitingSince = undefined;
     if (pair !== undefined) this.#requests = 0;
     this.#actions.push({ type: "selected", pair, reason });
@@ -523,7 +574,7 @@ export class PeerPaths {
     if (pair === undefined) return undefined;
     const rttMs = pair.rttMs ?? 0;
     if (pair.unanswered > 0 && pair.lastProbeAt !== undefined) {
-      const usualMs = rttMs * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
+      const usualMs = usualAnswerMs(pair);
       const isHeard = pair.heardAt !== undefined && pair.lastProbeAt - pair.heardAt < HEARD_MS;
       const answerMs = isHeard ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs;
       if (pair.unanswered >= DEAD_AFTER_UNANSWERED) return after(pair.lastProbeAt, answerMs);
@@ -575,6 +626,9 @@ export class PeerPaths {
     this.#beginRound(now);
   }
 }
+
+/** How long an answer takes at most, on a path that is well. */
+const usualAnswerMs = (pair: Pair): number => (pair.rttMs ?? 0) * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
 
 const untrustedKey = ({ ip, port }: TransportAddress): string => `${ip}|${port}`;
 

@@ -8,6 +8,7 @@
  *   0x05 candidates     candidate list (candidates.ts)
  *   0x06 close          reason 1
  *   0x07 wish           rung 1 (0 auto, 1 direct, 2 ssh, 3 websocket)    the operator's choice on the sender's side
+ *   0x08 known          generation 4, rung 1    the newest candidates and wish of the receiver that the sender has
  *
  * Unknown kinds are counted and ignored; trailing bytes are ignored.
  */
@@ -36,9 +37,10 @@ export type ControlMessage =
   | { readonly type: "echo_answer"; readonly sequence: number; readonly time: number }
   | { readonly type: "candidates"; readonly list: CandidateList }
   | { readonly type: "close"; readonly reason: CloseReason }
-  | { readonly type: "wish"; readonly rung: RungWish };
+  | { readonly type: "wish"; readonly rung: RungWish }
+  | { readonly type: "known"; readonly generation: number; readonly rung: RungWish };
 
-const KIND = { probe: 1, probe_answer: 2, echo: 3, echo_answer: 4, candidates: 5, close: 6, wish: 7 } as const;
+const KIND = { probe: 1, probe_answer: 2, echo: 3, echo_answer: 4, candidates: 5, close: 6, wish: 7, known: 8 } as const;
 const FLAG_ANSWERED = 1;
 
 export function encodeControl(message: ControlMessage): Uint8Array {
@@ -68,6 +70,9 @@ export function encodeControl(message: ControlMessage): Uint8Array {
       break;
     case "wish":
       writer.u8(RUNG_WISHES.indexOf(message.rung));
+      break;
+    case "known":
+      writer.u32(message.generation).u8(RUNG_WISHES.indexOf(message.rung));
       break;
     default:
       assertNever(message);
@@ -113,6 +118,11 @@ function readBody(kind: number, reader: Reader): ControlMessage | undefined {
     case KIND.wish: {
       const rung = RUNG_WISHES[reader.u8()];
       return rung === undefined ? undefined : { type: "wish", rung };
+    }
+    case KIND.known: {
+      const generation = reader.u32();
+      const rung = RUNG_WISHES[reader.u8()];
+      return rung === undefined ? undefined : { type: "known", generation, rung };
     }
     default:
       return undefined;

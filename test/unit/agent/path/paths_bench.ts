@@ -44,7 +44,7 @@ export class Bench {
       isForbidden: ({ ip }) => ip.startsWith("100.96."),
       allowLoopback: false,
     });
-    this.paths.setLegs({ ipv4: LEG, ipv6: undefined });
+    this.paths.setLegs({ ipv4: LEG, ipv6: undefined }, this.now);
     this.paths.setEnabled(true, this.now);
     this.paths.setInUse(options.isInUse ?? true, this.now);
     this.#drain();
@@ -53,12 +53,15 @@ export class Bench {
 
   /** The peer names these; `attested` are those that the coordinator has seen too. */
   candidates(addresses: readonly TransportAddress[], attested: readonly TransportAddress[] = []): void {
-    this.paths.setRemote({
-      generation: ++this.#generation,
-      nat: UNKNOWN_NAT,
-      candidates: addresses.map((address) => ({ kind: kindOf(address), address })),
-    });
-    this.paths.setAttested(attested);
+    this.paths.setRemote(
+      {
+        generation: ++this.#generation,
+        nat: UNKNOWN_NAT,
+        candidates: addresses.map((address) => ({ kind: kindOf(address), address })),
+      },
+      this.now,
+    );
+    this.paths.setAttested(attested, this.now);
     this.#drain();
   }
 
