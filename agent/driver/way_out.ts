@@ -16,10 +16,11 @@ export class WayOut {
     const ip = canonicalIp(host);
     if (ip !== undefined) this.#remember(ip);
     // Without an answer a change is not seen here, but by a challenge.
-    else void lookup(host).then(
-      ({ address }) => this.#remember(address),
-      () => undefined,
-    );
+    else
+      void lookup(host).then(
+        ({ address }) => this.#remember(address),
+        () => undefined,
+      );
   }
 
   /** Would a new connection leave from another address? False while there is no way out at all: the old one may come back. */

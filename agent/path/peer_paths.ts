@@ -545,7 +545,10 @@ export class PeerPaths {
       return;
     }
     if (this.#doubtedAt !== undefined && this.#isDoubted(current)) {
-      if (now - this.#doubtedAt > usualAnswerMs(current)) this.#select(pair, "the network has changed");
+      if (now - this.#doubtedAt <= usualAnswerMs(current)) return;
+      // Given up, not left in good order: nobody waits for what is still on it.
+      current.invalidate();
+      this.#select(pair, NETWORK_CHANGED);
       return;
     }
     if (pair.isStraight !== current.isStraight) {
@@ -604,15 +607,21 @@ export class PeerPaths {
       this.#probe(pair, now);
       return;
     }
+    const isDoubted = this.#isDoubted(pair);
     // What died under large packets must be proven by large ones: small ones may have passed all the time.
-    if (pair.isProvingLarge) pair.needsLarge = true;
+    if (pair.isProvingLarge && !isDoubted) pair.needsLarge = true;
     const isTooLarge = pair.isProvingLarge && pair.receivedAt !== undefined && now - pair.receivedAt < HEARD_MS;
     pair.invalidate();
     this.#expire(now);
     const next = this.pairs()
       .filter((other) => other.isValid)
       .toSorted((a, b) => score(a) - score(b))[0];
-    this.#select(next, isTooLarge ? "large packets do not get through" : "the path stopped answering");
+    const reason = isDoubted
+      ? NETWORK_CHANGED
+      : isTooLarge
+        ? "large packets do not get through"
+        : "the path stopped answering";
+    this.#select(next, reason);
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;
     // The peer may not have noticed, and the coordinator may be away: begin at once and alone, and ask for a synchronised round too.
@@ -629,6 +638,8 @@ export class PeerPaths {
 
 /** How long an answer takes at most, on a path that is well. */
 const usualAnswerMs = (pair: Pair): number => (pair.rttMs ?? 0) * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
+
+const NETWORK_CHANGED = "the network has changed";
 
 const untrustedKey = ({ ip, port }: TransportAddress): string => `${ip}|${port}`;
 

@@ -40,7 +40,16 @@ export type ControlMessage =
   | { readonly type: "wish"; readonly rung: RungWish }
   | { readonly type: "known"; readonly generation: number; readonly rung: RungWish };
 
-const KIND = { probe: 1, probe_answer: 2, echo: 3, echo_answer: 4, candidates: 5, close: 6, wish: 7, known: 8 } as const;
+const KIND = {
+  probe: 1,
+  probe_answer: 2,
+  echo: 3,
+  echo_answer: 4,
+  candidates: 5,
+  close: 6,
+  wish: 7,
+  known: 8,
+} as const;
 const FLAG_ANSWERED = 1;
 
 export function encodeControl(message: ControlMessage): Uint8Array {
