@@ -48,6 +48,13 @@ export class Reader {
     return high < 0 ? 0 : readU32(this.#bytes, high);
   }
 
+  u48(): number {
+    const at = this.#take(6);
+    if (at < 0) return 0;
+    const high = ((this.#bytes[at] ?? 0) << 8) | (this.#bytes[at + 1] ?? 0);
+    return high * 2 ** 32 + readU32(this.#bytes, at + 2);
+  }
+
   /** A 64-bit number below 2^53; a larger one is a failed read, since a plain number cannot hold it. */
   u64(): number {
     const at = this.#take(8);

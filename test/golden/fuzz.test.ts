@@ -41,8 +41,9 @@ import {
   writeFrameHeader,
 } from "../../shared/wire/frame.ts";
 import { decodeHandshake, encodeCookie, encodeHandshake, handshakeMacs } from "../../shared/wire/handshake.ts";
+import { decodeStreamFrame } from "../../shared/wire/stream.ts";
 import { decodeStun } from "../../shared/wire/stun.ts";
-import { bytesOf, type Vector } from "./wire_codecs.ts";
+import { bytesOf, encodeStreamFrame, type Vector } from "./wire_codecs.ts";
 
 const read = (file: string) => readFileSync(new URL(file, import.meta.url), "utf8");
 const vectors = (JSON.parse(read("./wire.json")) as { vectors: Vector[] }).vectors;
@@ -63,6 +64,7 @@ const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => unknown>> = {
   handshakeMacs,
   decodeControl,
   decodeRelay,
+  decodeStreamFrame,
   readSwitch,
   readCandidates: (bytes) => readCandidates(new Reader(bytes)),
   readFragmentHeader,
@@ -159,6 +161,7 @@ test("a session that was fed with all that still waits for the genuine response,
 describe("what is accepted encodes to what decodes the same", () => {
   test.each([
     ["control", decodeControl, encodeControl],
+    ["stream frame", decodeStreamFrame, encodeStreamFrame],
     ["agent message", decodeAgentMessage, encodeMessage],
     ["coordinator message", decodeCoordinatorMessage, encodeMessage],
     ["hello", decodeHello, encodeMessage],

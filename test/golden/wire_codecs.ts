@@ -25,6 +25,12 @@ import {
 } from "../../shared/wire/frame.ts";
 import { decodeRelay, encodeRelay, type RelayMessage } from "../../shared/wire/relay.ts";
 import { decodeHandshake, encodeCookie, handshakeMacs } from "../../shared/wire/handshake.ts";
+import {
+  decodeStreamFrame,
+  type StreamFrame,
+  StreamFrameWriter,
+  type StreamRecord,
+} from "../../shared/wire/stream.ts";
 
 export interface Vector {
   readonly name: string;
@@ -224,9 +230,73 @@ const channel: Codec<ChannelValue> = {
   },
 };
 
+type StreamRecordValue<T = StreamRecord> = T extends { readonly bytes: Uint8Array }
+  ? Omit<T, "bytes"> & { readonly bytes: string }
+  : T;
+type StreamFrameValue = Omit<StreamFrame, "records"> & { readonly records: readonly StreamRecordValue[] };
+
+const stream: Codec<StreamFrameValue> = {
+  encode: ({ records, ...header }) =>
+    encodeStreamFrame({
+      ...header,
+      records: records.map((record) =>
+        "bytes" in record ? { ...record, bytes: fromHex(record.bytes) } : record,
+      ) as readonly StreamRecord[],
+    }),
+  decode: (bytes) => {
+    const frame = decodeStreamFrame(bytes);
+    if (frame === undefined) return undefined;
+    const records = frame.records.map((record) =>
+      "bytes" in record ? { ...record, bytes: toHex(record.bytes) } : record,
+    ) as readonly StreamRecordValue[];
+    return { ...frame, records };
+  },
+};
+
+/** A whole frame by the writer that agents use record by record. */
+export function encodeStreamFrame({ from, to, number, records }: StreamFrame): Uint8Array {
+  const writer = new StreamFrameWriter(65_536);
+  writer.begin(from, to, number, 65_536);
+  for (const record of records) writeStreamRecord(writer, record);
+  return writer.bytes.slice();
+}
+
+function writeStreamRecord(writer: StreamFrameWriter, record: StreamRecord): void {
+  switch (record.type) {
+    case "ack":
+      writer.ack(record.ranges, record.delayMs);
+      break;
+    case "open":
+      writer.open(record.stream, record.port);
+      break;
+    case "accept":
+      writer.accept(record.stream);
+      break;
+    case "data":
+      writer.data(record.stream, record.offset, record.bytes.length, record.isLast).set(record.bytes);
+      break;
+    case "reset":
+      writer.reset(record.stream, record.code, record.finalSize);
+      break;
+    case "stream_credit":
+      writer.streamCredit(record.stream, record.limit);
+      break;
+    case "session_credit":
+      writer.sessionCredit(record.limit);
+      break;
+    case "datagram":
+      writer.datagram(record.flow, record.port, record.bytes);
+      break;
+    case "ping":
+      writer.ping();
+      break;
+  }
+}
+
 export const CODECS = {
   control,
   relay,
+  stream,
   candidates,
   fragment,
   frame,

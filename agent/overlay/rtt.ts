@@ -1,0 +1,67 @@
+/** The round trip as RFC 9002 §5 estimates it, and the time after which silence is worth a probe (§6.2). */
+
+/** Before the first sample, where control knows nothing either (RFC 9002 §6.2.2). */
+const INITIAL_RTT_MS = 333;
+/**
+ * RFC 9002 §6.1.2 suggests the granularity of the system's timers, 1 ms. Frames cross two threads at each end, and a garbage collection
+ * now and then takes a few milliseconds more.
+ */
+export const GRANULARITY_MS = 5;
+
+export class RoundTrip {
+  #smoothedMs: number;
+  #variationMs: number;
+  #minimumMs = Number.POSITIVE_INFINITY;
+  #latestMs: number;
+  #hasSample = false;
+
+  /** @param expectedMs what control has measured on this path */
+  constructor(expectedMs: number | undefined) {
+    const initial = Math.max(GRANULARITY_MS, expectedMs ?? INITIAL_RTT_MS);
+    this.#smoothedMs = initial;
+    this.#latestMs = initial;
+    this.#variationMs = initial / 2;
+  }
+
+  get hasSample(): boolean {
+    return this.#hasSample;
+  }
+
+  get smoothedMs(): number {
+    return this.#smoothedMs;
+  }
+
+  get minimumMs(): number {
+    return Number.isFinite(this.#minimumMs) ? this.#minimumMs : this.#smoothedMs;
+  }
+
+  get latestMs(): number {
+    return this.#latestMs;
+  }
+
+  /** The longer of the smoothed and the latest, by which losses are judged. */
+  get recentMs(): number {
+    return Math.max(this.#smoothedMs, this.#latestMs);
+  }
+
+  /** RFC 9002 §6.2.1, without the receiver's delay. */
+  get probeTimeoutMs(): number {
+    return this.#smoothedMs + Math.max(4 * this.#variationMs, GRANULARITY_MS);
+  }
+
+  /** @param delayMs how long the receiver kept the ack back */
+  add(sampleMs: number, delayMs: number): void {
+    this.#minimumMs = Math.min(this.#minimumMs, sampleMs);
+    // The delay is the peer's word: it never takes the sample below the least ever seen (§5.3).
+    const adjusted = sampleMs - delayMs >= this.#minimumMs ? sampleMs - delayMs : sampleMs;
+    this.#latestMs = adjusted;
+    if (!this.#hasSample) {
+      this.#hasSample = true;
+      this.#smoothedMs = adjusted;
+      this.#variationMs = adjusted / 2;
+      return;
+    }
+    this.#variationMs = 0.75 * this.#variationMs + 0.25 * Math.abs(this.#smoothedMs - adjusted);
+    this.#smoothedMs = 0.875 * this.#smoothedMs + 0.125 * adjusted;
+  }
+}
