@@ -11,6 +11,7 @@ import { describe, expect, test } from "vitest";
 const PURE_ROOMS: Readonly<Record<string, readonly string[]>> = {
   shared: [],
   "agent/data": ["shared"],
+  "agent/dns": ["shared"],
   "agent/path": ["shared"],
   "agent/overlay": ["shared"],
   "agent/node": ["shared", "agent/path", "agent/data", "agent/overlay"],
@@ -51,7 +52,7 @@ const COMMON: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Packages that only compute. */
-const PURE_PACKAGES = new Set(["ipaddr.js", "valibot"]);
+const PURE_PACKAGES = new Set(["dns-packet", "ipaddr.js", "valibot"]);
 
 const AMBIENT =
   /\b(?:Date\.now|new Date\b|performance\.|Math\.random|getRandomValues|randomBytes|randomUUID|randomInt|crypto\.subtle|set(?:Timeout|Interval|Immediate)|queueMicrotask|fetch\(|WebSocket\(|console\.|process\.|Bun\.|Deno\.)|\b(?:async|await)\s/;

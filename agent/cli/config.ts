@@ -30,6 +30,8 @@ export interface AgentConfig {
   readonly name: { readonly text: string; readonly explicit: boolean };
   readonly tun: TunMode;
   readonly tunName: string | undefined;
+  /** False with `--no-dns`: names of the mesh then resolve in this program only. */
+  readonly dns: boolean;
   /** Undefined: the agent's choice. 0: any free one. */
   readonly udpPort: number | undefined;
   /** False with `--no-direct`. */

@@ -25,6 +25,7 @@ export interface UpOptions extends AgentChoice {
   readonly name?: string;
   readonly tun: TunMode;
   readonly tunName?: string;
+  readonly dns: boolean;
   readonly udpPort?: number;
   readonly direct: boolean;
   readonly ssh: boolean;
@@ -202,6 +203,7 @@ function createProgram(env: Environment, found: (invocation: Invocation) => void
             .default("auto"),
         )
         .option("--tun-name <name>", "of the network device (default: the first free tm0, tm1, ...)", values.tunName)
+        .option("--no-dns", "leave this machine's name resolution alone; names then work in this program only")
         .option("--udp-port <port>", "local UDP port; 0 for any", values.portNumber)
         .option("--no-direct", "never use direct paths")
         .option("--no-ssh", "never relay through the coordinator's SSH endpoint")

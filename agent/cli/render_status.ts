@@ -9,6 +9,7 @@ export function renderStatus(status: Status, view: View): string {
     `${view.paint("bold", printable(self.name ?? "not joined yet"))}  ${addresses(self, self.tun)}`,
     `Network      ${natWords(self.nat)}`,
     `Coordinator  ${coordinatorWords(self.coordinator, view)}`,
+    ...namesLines(self, peers),
     "",
   ];
   if (peers.length === 0) return [...lines, "No other machine has joined this mesh yet", ""].join("\n");
@@ -56,6 +57,19 @@ function coordinatorWords(coordinator: Status["self"]["coordinator"], view: View
     return `${view.paint("red", "not connected")} to ${url}: ${printable(why)}`;
   }
   return coordinator.rttMs === null ? `connected to ${url}` : `connected to ${url}, ${milliseconds(coordinator.rttMs)}`;
+}
+
+/** Only where there is a network device: without one, nobody expects other programs to know the names. */
+function namesLines({ names, tun }: Status["self"], peers: readonly PeerStatus[]): string[] {
+  if (names === undefined || tun === null) return [];
+  const example = printable(peers[0]?.name ?? "nas");
+  if (names.how !== null) {
+    const means = names.how === "hosts file" ? "/etc/hosts" : names.how;
+    const forms = `${names.isBareEnough ? `${example} or ` : ""}${example}.${names.domain}`;
+    return [`Names        such as ${forms} work in all programs, through ${means}`];
+  }
+  const ask = names.server === null ? "" : `; ask with "dig @${names.server} ${example}.${names.domain}"`;
+  return [`Names        ${printable(names.message ?? "not yet")}${ask}`];
 }
 
 function summary(peers: readonly PeerStatus[]): string {

@@ -84,6 +84,7 @@ function makeConfig(
         : { text: options.name, explicit: true },
     tun: options.tun,
     tunName: options.tunName,
+    dns: options.dns,
     udpPort: options.udpPort,
     direct: options.direct,
     ssh: options.ssh,

@@ -4,13 +4,19 @@ import { serveLocalApi } from "../local/server.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import { Control } from "./control.ts";
 import { MeshAgent } from "./mesh_agent.ts";
+import { MeshNames, type NamesSource } from "./names/mesh_names.ts";
 
 /** Runs until told to stop, by signal or by `down`, or until the coordinator refuses this machine. Returns the exit code. */
 export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<number> {
   const { state, log } = config;
   const agent = await MeshAgent.start(config);
   const stopped = Promise.withResolvers<string>();
-  const control = new Control(agent, () => stopped.resolve("down"));
+  const names = MeshNames.start(namesSource(agent), log, config.dns);
+  const control = new Control(
+    agent,
+    () => names.status,
+    () => stopped.resolve("down"),
+  );
   let reason = "failed";
   try {
     await using server = await closing(
@@ -53,10 +59,19 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     void server;
     return EXIT.ok;
   } finally {
+    await names.stop();
     await agent.stop();
     log.event({ event: "stopped", reason });
   }
 }
+
+/** Those whose key is the one that we know: nobody else gets a name here. */
+const namesSource = (agent: MeshAgent): NamesSource => ({
+  device: () => agent.self.tun,
+  self: () => (agent.self.name === undefined ? undefined : { ...agent.self, name: agent.self.name }),
+  peers: () => agent.peers().flatMap(({ entry, trust }) => (trust === "pinned" ? [entry] : [])),
+  listen: (listener) => agent.listen(listener),
+});
 
 async function closing(server: Promise<{ stop: () => unknown }>): Promise<AsyncDisposable> {
   const { stop } = await server;

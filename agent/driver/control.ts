@@ -4,6 +4,7 @@ import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts"
 import type { RungWish } from "../../shared/wire/control.ts";
 import type {
   AgentControl,
+  NamesStatus,
   Netcheck,
   PathStatus,
   PeerStatus,
@@ -28,10 +29,12 @@ const NETCHECK_TIMEOUT_MS = 5000;
 
 export class Control implements AgentControl {
   readonly #agent: MeshAgent;
+  readonly #names: () => NamesStatus;
   readonly #onStop: () => void;
 
-  constructor(agent: MeshAgent, onStop: () => void) {
+  constructor(agent: MeshAgent, names: () => NamesStatus, onStop: () => void) {
     this.#agent = agent;
+    this.#names = names;
     this.#onStop = onStop;
   }
 
@@ -47,6 +50,7 @@ export class Control implements AgentControl {
         meshIPv6: self.meshIPv6 ?? null,
         tun: self.tun ?? null,
         nat: natStatusOf(this.#agent.node.gathering),
+        names: this.#names(),
         coordinator: {
           url: config.coordinatorUrl,
           connected: self.connected,

@@ -84,6 +84,20 @@ export const PeerStatus = v.looseObject({
 });
 export type PeerStatus = v.InferOutput<typeof PeerStatus>;
 
+export const NamesStatus = v.looseObject({
+  /** `mesh`: a machine `nas` is `nas.mesh`. */
+  domain: Name,
+  /** What makes names resolve in all programs of this machine; null: nothing does. */
+  how: v.nullable(v.picklist(["systemd-resolved", "hosts file"])),
+  /** Does `nas` alone resolve too? Not where resolv.conf has no search list of systemd-resolved's. */
+  isBareEnough: v.boolean(),
+  /** Where the agent's own resolver answers programs of this machine, on port 53. */
+  server: v.nullable(Address),
+  /** Why nothing does. */
+  message: v.nullable(Sentence),
+});
+export type NamesStatus = v.InferOutput<typeof NamesStatus>;
+
 export const Status = v.looseObject({
   schema: v.literal(1),
   self: v.looseObject({
@@ -94,6 +108,7 @@ export const Status = v.looseObject({
     meshIPv6: v.nullable(Address),
     tun: v.nullable(Name),
     nat: NatStatus,
+    names: v.optional(NamesStatus),
     coordinator: v.looseObject({
       url: Text(512),
       connected: v.boolean(),

@@ -5,6 +5,8 @@
 import { readFileSync } from "node:fs";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { answerQuery } from "../../agent/dns/answerer.ts";
+import { Zone } from "../../agent/dns/zone.ts";
 import { unpackAddress } from "../../shared/address.ts";
 import { utf8 } from "../../shared/bytes.ts";
 import { HandshakeGuard } from "../../shared/session/handshake_guard.ts";
@@ -58,8 +60,11 @@ const now = instant(0);
 /** A session that waits for a response, and channels at each of their steps: what strangers' bytes reach first. */
 const session = waitingSession();
 
+const zone = new Zone([{ name: "nas", meshIPv4: "100.96.0.2", meshIPv6: "fd00::2" }]);
+
 const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => unknown>> = {
   datagramKind,
+  answerQuery: (bytes) => answerQuery(bytes, zone),
   decodeHandshake,
   handshakeMacs,
   decodeControl,

@@ -167,6 +167,8 @@ export interface AgentOptions {
   readonly stateDir?: string;
   readonly extra?: readonly string[];
   readonly env?: Environment;
+  /** Words in front of the command line, such as `nsenter` and its options. */
+  readonly prefix?: readonly string[];
   /** Waits for the `joined` event; default true. */
   readonly waitJoined?: boolean;
 }
@@ -341,6 +343,7 @@ export async function startAgent(lab: Lab, host: Host, options: AgentOptions): P
   const stateDir = options.stateDir ?? lab.directory(`agent-${options.name}`);
   const child = host.spawn(
     [
+      ...(options.prefix ?? []),
       AGENT,
       "up",
       options.url,
@@ -428,6 +431,22 @@ export async function transferFile(
       throw new Error(`The file arrived damaged: ${got.bytes} of ${bytes} bytes, checksum ${got.sha256}`);
     }
     return got;
+  } finally {
+    await server.stop();
+  }
+}
+
+/** Serves a random file over HTTP on that address for as long as `body` takes. */
+export async function serving<T>(
+  host: Host,
+  address: string,
+  bytes: number,
+  body: (port: number) => Promise<T>,
+): Promise<T> {
+  const server = host.spawn([process.execPath, TRAFFIC, "http-serve", address, `${HTTP_PORT}`, `${bytes}`]);
+  try {
+    await server.waitFor("checksum", (line) => (/^[0-9a-f]{64}$/.test(line.text) ? true : undefined), 5_000);
+    return await body(HTTP_PORT);
   } finally {
     await server.stop();
   }

@@ -23,6 +23,7 @@ describe("commands", () => {
         tunName: "mesh0",
         udpPort: 0,
         direct: false,
+        dns: true,
         ssh: false,
         websocket: false,
         proxy: "socks5://user:pass@proxy.example:1080",
@@ -37,7 +38,15 @@ describe("commands", () => {
   });
 
   test("up: nothing but its defaults", () => {
-    const options = { tun: "auto", direct: true, ssh: true, websocket: true, logLevel: "info", logFormat: "text" };
+    const options = {
+      tun: "auto",
+      direct: true,
+      dns: true,
+      ssh: true,
+      websocket: true,
+      logLevel: "info",
+      logFormat: "text",
+    };
     expect(parseArguments(["up"], {})).toEqual({ command: "up", options });
   });
 
@@ -210,6 +219,7 @@ describe("the environment", () => {
         url: URL_TEXT,
         key: KEY,
         direct: false,
+        dns: true,
         ssh: true,
         websocket: true,
         udpPort: 5000,
