@@ -6,6 +6,7 @@
  */
 import { createCipheriv, createDecipheriv } from "node:crypto";
 import { assertNever } from "../../shared/assert.ts";
+import { batchEntries } from "../../shared/batch.ts";
 import { counterNonce } from "../../shared/session/primitives.ts";
 import { ReplayWindow } from "../../shared/session/replay_window.ts";
 import type { EpochKeys } from "../../shared/session/peer_session.ts";
@@ -19,6 +20,7 @@ import {
   FRAME_OVERHEAD_BYTES,
   FRAME_PACKET,
   FRAME_PADDING,
+  FRAME_STREAM,
   FRAME_SWITCH,
   FRAME_TAG_BYTES,
   frameCounter,
@@ -44,6 +46,7 @@ import {
   type PlaneIo,
 } from "./plane.ts";
 import { Reassembly } from "./reassembly.ts";
+import { StreamInbox } from "./stream_inbox.ts";
 
 /** RFC 8446 §5.5 stops AES-GCM at 2^24.5 full records for a comfortable margin; control is asked for new keys at 2^24. */
 const REKEY_AFTER_FRAMES = 2 ** 24;
@@ -114,6 +117,8 @@ export class DataPlane implements Plane {
   readonly #frame = new Uint8Array(FRAME_HEADER_BYTES + MAX_PLAINTEXT_BYTES + FRAME_TAG_BYTES);
   readonly #relayBatches = new Map<Leg, { to: Uint8Array; frames: Uint8Array[] }[]>();
   #relayDueAt: Instant | undefined;
+  readonly #streams = new StreamInbox();
+  #streamsDueAt: Instant | undefined;
   #nextOrder = 0;
   #datagramSecond: Instant | undefined;
   #datagrams = 0;
@@ -165,6 +170,9 @@ export class DataPlane implements Plane {
         break;
       case "send_control":
         this.#sendControl(this.#peers.get(command.peer), command.path, command.body, now);
+        break;
+      case "send_streams":
+        this.#sendStreams(this.#peers.get(command.peer), command.batch, now);
         break;
       case "send_datagram":
         this.#transmit(undefined, command.path, command.bytes, now);
@@ -237,6 +245,7 @@ export class DataPlane implements Plane {
 
   handleTimeout(now: Instant): void {
     if (this.#relayDueAt !== undefined && now >= this.#relayDueAt) this.#flushRelays();
+    if (this.#streamsDueAt !== undefined && now >= this.#streamsDueAt) this.#flushStreams(now);
     for (const peer of this.#peers.values()) {
       if (peer.activityDueAt !== undefined && now >= peer.activityDueAt) this.#reportActivity(peer, now);
       if (peer.pathSwitch.deadline !== undefined) this.#handleAll(peer, peer.pathSwitch.overdue(now), now);
@@ -247,7 +256,7 @@ export class DataPlane implements Plane {
   }
 
   deadline(): Instant | undefined {
-    let first = this.#relayDueAt;
+    let first = earliest(this.#relayDueAt, this.#streamsDueAt);
     for (const peer of this.#peers.values()) {
       first = earliest(first, peer.activityDueAt, peer.pathSwitch.deadline);
       for (const { sequencer } of peer.epochs.values())
@@ -398,6 +407,11 @@ export class DataPlane implements Plane {
           at: now,
         });
         break;
+      case FRAME_STREAM:
+        this.#countReceived(peer, plaintext.length - 1, now);
+        this.#streams.add(peer.slot, plaintext.subarray(1));
+        this.#streamsDueAt ??= now;
+        break;
       case FRAME_PADDING:
         break;
       default:
@@ -437,20 +451,47 @@ export class DataPlane implements Plane {
       this.#drop("not our address");
       return;
     }
-    peer.rxPackets++;
-    peer.rxBytes += packet.length;
-    peer.received++;
-    if (packet.length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
-    peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
+    this.#countReceived(peer, packet.length, now);
     this.#io.deliver(packet);
   }
 
-  #sendPacket(peer: Peer, epoch: Epoch, path: PathRef, packet: Uint8Array, now: Instant): void {
-    peer.txPackets++;
-    peer.txBytes += packet.length;
-    peer.sent++;
-    if (packet.length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
+  #countReceived(peer: Peer, length: number, now: Instant): void {
+    peer.rxPackets++;
+    peer.rxBytes += length;
+    peer.received++;
+    if (length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
     peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
+  }
+
+  #countSent(peer: Peer, length: number, now: Instant): void {
+    peer.txPackets++;
+    peer.txBytes += length;
+    peer.sent++;
+    if (length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
+    peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
+  }
+
+  #sendStreams(peer: Peer | undefined, batch: Uint8Array, now: Instant): void {
+    const { active, path } = peer ?? {};
+    if (peer === undefined || active === undefined || path === undefined) {
+      this.#drop("no path for streams");
+      return;
+    }
+    for (const frame of batchEntries(batch)) {
+      this.#countSent(peer, frame.length, now);
+      this.#plaintext[0] = FRAME_STREAM;
+      this.#plaintext.set(frame, 1);
+      this.#sealAndSend(peer, active, path, frame.length + 1, now);
+    }
+  }
+
+  #flushStreams(now: Instant): void {
+    this.#streamsDueAt = undefined;
+    this.#streams.flush((peer, batch) => this.#io.report({ type: "stream_frames", peer, batch, at: now }));
+  }
+
+  #sendPacket(peer: Peer, epoch: Epoch, path: PathRef, packet: Uint8Array, now: Instant): void {
+    this.#countSent(peer, packet.length, now);
     if (packet.length + FRAME_OVERHEAD_BYTES <= peer.mtu) {
       this.#plaintext[0] = FRAME_PACKET;
       this.#plaintext.set(packet, 1);

@@ -42,6 +42,8 @@ export type PlaneCommand =
   | { readonly type: "keep_order"; readonly peer: PeerSlot }
   /** Seal one control frame and send it along a path that need not be the selected one. */
   | { readonly type: "send_control"; readonly peer: PeerSlot; readonly path: PathRef; readonly body: Uint8Array }
+  /** Seal stream frames (shared/batch.ts) and send them along the selected path; without one they are dropped, and repeated by the streams. */
+  | { readonly type: "send_streams"; readonly peer: PeerSlot; readonly batch: Uint8Array }
   /** Send bytes as they are: STUN, handshake. */
   | { readonly type: "send_datagram"; readonly path: PathRef; readonly bytes: Uint8Array }
   /** What came in on a relay leg from one peer, in order. `from` is the `to` of the way back. */
@@ -87,6 +89,8 @@ export type PlaneReport =
       readonly body: Uint8Array;
       readonly at: Instant;
     }
+  /** Authenticated stream frames of one peer, in the order in which they came (shared/batch.ts). */
+  | { readonly type: "stream_frames"; readonly peer: PeerSlot; readonly batch: Uint8Array; readonly at: Instant }
   /** First authenticated frame of any type under an epoch that is not active yet: the peer has the keys. */
   | { readonly type: "epoch_confirmed"; readonly peer: PeerSlot; readonly localIndex: number; readonly at: Instant }
   /** An IP packet wants to go to a peer without an active epoch or a path. At most one each second per peer. */

@@ -157,6 +157,8 @@ function compact(command: Command): Command {
       return { ...command, from: own(command.from), frames: command.frames.map(own) };
     case "send_datagram":
       return { ...command, path: { ...command.path, to: own(command.path.to) }, bytes: own(command.bytes) };
+    case "send_streams":
+      return { ...command, batch: own(command.batch) };
     case "send_control":
       return { ...command, path: { ...command.path, to: own(command.path.to) }, body: own(command.body) };
     default:

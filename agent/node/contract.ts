@@ -75,6 +75,8 @@ export type NodeEvent =
       readonly reason: string;
       readonly remote: TransportAddress | undefined;
       readonly rttMs: number | undefined;
+      /** The largest stream frame for this path. */
+      readonly streamFrameBytes: number;
     }
   /** Mesh addresses that should, or should no longer, lead into the TUN device. */
   | { readonly type: "route_added"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }

@@ -14,7 +14,7 @@ import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signa
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
-import { FIRST_RELAY_LEG, type Leg, type PlaneReport } from "../data/plane.ts";
+import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport } from "../data/plane.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
@@ -212,6 +212,8 @@ export class Node {
         break;
       }
       case "send_failed":
+      // For the streams; the driver hands them on.
+      case "stream_frames":
         break;
       case "counters":
         for (const counters of report.peers) {
@@ -303,6 +305,16 @@ export class Node {
   }
 
   // Views
+
+  /** Whose slot of the data path this is; undefined for one whom we do not listen to. */
+  peerOfSlot(slot: PeerSlot): PeerId | undefined {
+    const peer = this.#book.bySlot(slot);
+    return peer?.trust === "pinned" ? peer.id : undefined;
+  }
+
+  slotOf(id: PeerId): PeerSlot | undefined {
+    return this.#book.get(id)?.slot;
+  }
 
   peers(now: Instant): readonly PeerView[] {
     return [...this.#book.values()].map((peer) => this.#view(peer, now));

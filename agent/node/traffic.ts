@@ -14,6 +14,11 @@ const MTU_IPV4 = 1472;
 const MTU_IPV6 = 1452;
 /** A relay's transport is a byte stream: any frame that its length field can say will do. */
 const MTU_RELAY = 65_000;
+/**
+ * The largest stream frame: such that its sealed frame is as large as one with the largest packet of a TUN device, because that is what
+ * probes prove a path for.
+ */
+const STREAM_FRAME_BYTES = 1280;
 /** The round trip of a relayed path in use is measured this often. */
 const RELAY_ECHO_MS = 5000;
 /** The sequence number of our own echoes, which no ping uses. */
@@ -73,6 +78,7 @@ export class Traffic {
       reason,
       remote: pair?.remote,
       rttMs: pair?.rttMs,
+      streamFrameBytes: STREAM_FRAME_BYTES,
     });
     if (route === undefined) return;
     const echoes = peer.waitingEchoes;

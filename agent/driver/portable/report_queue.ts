@@ -16,6 +16,7 @@ const LIMIT_BYTES: Partial<Record<Report["type"], number>> = {
   send_failed: 1024 * 1024,
   relay_frames: 4 * 1024 * 1024,
   control: 4 * 1024 * 1024,
+  stream_frames: 4 * 1024 * 1024,
 };
 /** What a report costs beside its bytes, roughly. */
 const OVERHEAD_BYTES = 128;
@@ -77,6 +78,8 @@ function payloadBytes(report: Report): number {
       return report.bytes.length;
     case "control":
       return report.body.length;
+    case "stream_frames":
+      return report.batch.length;
     case "relay_frames":
       return report.frames.reduce((sum, frame) => sum + OVERHEAD_BYTES + frame.length, 0);
     default:
