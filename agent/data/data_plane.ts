@@ -90,9 +90,8 @@ interface Peer {
   readonly pathSwitch: PathSwitch;
   switchId: number;
   /** Activity since the last report, and where the newest frame came from. */
-  sent: number;
-  received: number;
-  movedLarge: boolean;
+  sent: { small: number; large: number };
+  received: { small: number; large: number };
   activityDueAt: Instant | undefined;
   fromLeg: Leg;
   from: Uint8Array;
@@ -282,9 +281,8 @@ export class DataPlane implements Plane {
       fragmentId: 0,
       pathSwitch: new PathSwitch(),
       switchId: 0,
-      sent: 0,
-      received: 0,
-      movedLarge: false,
+      sent: { small: 0, large: 0 },
+      received: { small: 0, large: 0 },
       activityDueAt: undefined,
       fromLeg: 0,
       from: new Uint8Array(18),
@@ -458,16 +456,16 @@ export class DataPlane implements Plane {
   #countReceived(peer: Peer, length: number, now: Instant): void {
     peer.rxPackets++;
     peer.rxBytes += length;
-    peer.received++;
-    if (length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
+    if (length >= LARGE_PACKET_BYTES) peer.received.large++;
+    else peer.received.small++;
     peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
   }
 
   #countSent(peer: Peer, length: number, now: Instant): void {
     peer.txPackets++;
     peer.txBytes += length;
-    peer.sent++;
-    if (length >= LARGE_PACKET_BYTES) peer.movedLarge = true;
+    if (length >= LARGE_PACKET_BYTES) peer.sent.large++;
+    else peer.sent.small++;
     peer.activityDueAt ??= after(now, ACTIVITY_INTERVAL_MS);
   }
 
@@ -604,13 +602,12 @@ export class DataPlane implements Plane {
   }
 
   #reportActivity(peer: Peer, now: Instant): void {
-    const { slot, sent, received, fromLeg, movedLarge: isLarge } = peer;
-    peer.movedLarge = false;
-    peer.sent = 0;
-    peer.received = 0;
+    const { slot, sent, received, fromLeg } = peer;
+    peer.sent = { small: 0, large: 0 };
+    peer.received = { small: 0, large: 0 };
     peer.activityDueAt = undefined;
     const from = peer.from.slice();
-    this.#io.report({ type: "activity", peer: slot, sent, received, isLarge, leg: fromLeg, from, at: now });
+    this.#io.report({ type: "activity", peer: slot, sent, received, leg: fromLeg, from, at: now });
   }
 
   #reportCounters(): void {

@@ -61,6 +61,12 @@ export type PlaneCommand =
   /** Ask for a `counters` report. */
   | { readonly type: "read_counters" };
 
+/** IP packets by size: up to half of the largest, and larger. */
+export interface PacketCounts {
+  readonly small: number;
+  readonly large: number;
+}
+
 export interface PeerCounters {
   readonly peer: PeerSlot;
   /** Bytes and IP packets of the overlay, not of the wire. */
@@ -99,10 +105,8 @@ export type PlaneReport =
   | {
       readonly type: "activity";
       readonly peer: PeerSlot;
-      readonly sent: number;
-      readonly received: number;
-      /** Was any of them larger than half the largest packet? */
-      readonly isLarge: boolean;
+      readonly sent: PacketCounts;
+      readonly received: PacketCounts;
       readonly leg: Leg;
       readonly from: Uint8Array;
       readonly at: Instant;

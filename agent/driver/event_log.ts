@@ -46,7 +46,8 @@ export function logNodeEvent(
         rttMs: event.rttMs ?? null,
       });
       break;
-    // Nothing that the log tells: routes and echoes are for the driver.
+    // Nothing that the log tells: for the driver.
+    case "path_suspect":
     case "route_added":
     case "route_removed":
     case "echo_answer":

@@ -620,7 +620,8 @@ export class MeshAgent {
   }
 
   #onEvent(event: NodeEvent): void {
-    if (event.type === "path_changed" && event.from === "direct" && event.to !== "direct") this.#challenge();
+    const hasDied = event.type === "path_changed" && event.from === "direct" && event.to !== "direct";
+    if (hasDied || event.type === "path_suspect") this.#challenge();
     if (event.type === "route_added") {
       this.#meshAddresses.add(event.meshIPv4).add(event.meshIPv6);
       this.#routed.set(event.id, [event.meshIPv4, event.meshIPv6]);

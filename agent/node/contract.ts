@@ -78,6 +78,8 @@ export type NodeEvent =
       /** The largest stream frame for this path. */
       readonly streamFrameBytes: number;
     }
+  /** The direct path to this peer may be dying: the driver asks whether the connections to the coordinator still live. */
+  | { readonly type: "path_suspect"; readonly id: PeerId }
   /** Mesh addresses that should, or should no longer, lead into the TUN device. */
   | { readonly type: "route_added"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }
   | { readonly type: "route_removed"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }

@@ -575,6 +575,9 @@ export class Node {
         }
         this.#news.confirm(peer, { leg: report.leg, to: report.from });
         break;
+      case "received":
+        peer.paths.handleDeliveryReport(message);
+        break;
       case "known":
         this.#news.handleKnown(peer, message);
         break;
@@ -595,12 +598,13 @@ export class Node {
     if (peer === undefined) return;
     peer.usedAt = now;
     peer.paths.setInUse(true, now);
-    if (report.received > 0 && report.leg < FIRST_RELAY_LEG) {
+    const hasReceived = report.received.small + report.received.large > 0;
+    if (hasReceived) this.#traffic.reportReceived(peer, report.received);
+    if (hasReceived && report.leg < FIRST_RELAY_LEG) {
       peer.paths.handleReceived(report.leg, unpackAddress(report.from), false, report.at);
     }
     if (peer.route?.kind !== "direct") return;
-    peer.paths.handleTraffic(report.isLarge, report.at);
-    if (report.sent > 0) peer.paths.handleSent(report.at);
+    peer.paths.handleTraffic(report.sent, report.received, report.at);
   }
 
   // After every input
@@ -669,6 +673,9 @@ export class Node {
           // The round is of little use if the peer aims at a mapping that our router has forgotten.
           this.#gathering.checkMapping(now);
           this.#drainGathering(now);
+          break;
+        case "suspect":
+          this.#outbox.event({ type: "path_suspect", id: peer.id });
           break;
         case "fired":
           this.#outbox.signal({ type: "punch_fired", peer: peer.id, round: action.round, firedAt: action.at });

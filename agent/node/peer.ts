@@ -46,6 +46,8 @@ export interface Peer {
   selectedAtUnixMs: number | undefined;
   handshakesSent: number;
   initiationsHeard: { second: Instant; count: number };
+  /** IP packets that have come from it since the session began. */
+  received: { small: number; large: number };
   /** The rung that carries traffic. */
   route: Route | undefined;
   /** The peer's best relay connection, as the coordinator tells; null: none that we know of. */

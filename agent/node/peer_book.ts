@@ -80,6 +80,7 @@ export class PeerBook {
       handshakesSent: 0,
       initiationsHeard: { second: now, count: 0 },
       waitingEchoes: [],
+      received: { small: 0, large: 0 },
       route: undefined,
       remoteLeg: null,
       wish: "auto",

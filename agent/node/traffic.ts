@@ -5,6 +5,7 @@
 import { isIPv6 } from "../../shared/address.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { after, type Instant } from "../../shared/time.ts";
+import type { PacketCounts } from "../data/plane.ts";
 import { chooseRoute, isSameRoute } from "./ladder.ts";
 import type { Outbox } from "./outbox.ts";
 import { type Peer, remember, wishOf } from "./peer.ts";
@@ -51,6 +52,7 @@ export class Traffic {
     const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
     if (isSameRoute(before, route)) return;
     peer.route = route;
+    peer.paths.setRelayed(route !== undefined && route.kind !== "direct");
     peer.relayRttMs = undefined;
     peer.relayEchoAt = undefined;
     const path = this.#outbox.routeRef(peer);
@@ -100,6 +102,15 @@ export class Traffic {
     this.#outbox.sendControl(peer, path, { type: "echo", sequence, time: Math.floor(now * 1000) });
     // It wants an answer as data does, so silence makes the path suspect as soon.
     peer.paths.handleSent(now);
+  }
+
+  /** Packets have come from the peer: it is told how many so far, since it has no other evidence that they arrive. */
+  reportReceived(peer: Peer, news: PacketCounts): void {
+    const { received } = peer;
+    received.small += news.small;
+    received.large += news.large;
+    const path = this.#outbox.routeRef(peer);
+    if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "received", ...received });
   }
 
   openRelay(peer: Peer, kind: RelayLeg): void {

@@ -13,6 +13,8 @@ import type { Leg } from "../data/plane.ts";
 export const UNTRUSTED_PROBES = 5;
 /** Unanswered probes remembered per pair: an answer to an older one counts for nothing. A round sends 13, on slow paths all unanswered. */
 const MAX_OUTSTANDING = 64;
+/** A silence of this long ends a row of answers. */
+const ROW_GAP_MS = 1000;
 /** Smoothing of the round trip as in RFC 6298 §2. */
 const RTT_GAIN = 1 / 8;
 
@@ -29,6 +31,10 @@ export class Pair {
   /** Probes to this address so far, and those since it last answered. */
   probesSent: number;
   unanswered = 0;
+  /** Answers without a long silence between them. */
+  answersInRow = 0;
+  /** When the first of the unanswered probes left. */
+  unansweredSince: Instant | undefined;
   /** The newest probe was a large one. */
   isProvingLarge = false;
   /** Small packets passed here while large ones did not: only a large probe proves it anew. */
@@ -101,7 +107,7 @@ export class Pair {
 
   onProbeSent(transaction: number, now: Instant): void {
     this.probesSent++;
-    this.unanswered++;
+    if (this.unanswered++ === 0) this.unansweredSince = now;
     this.lastProbeAt = now;
     this.#outstanding.set(transaction, now);
     if (this.#outstanding.size <= MAX_OUTSTANDING) return;
@@ -116,11 +122,13 @@ export class Pair {
     this.#outstanding.delete(transaction);
     const sample = now - sentAt;
     this.rttMs = this.rttMs === undefined ? sample : this.rttMs + RTT_GAIN * (sample - this.rttMs);
+    const isInRow = this.answeredAt !== undefined && now - this.answeredAt < ROW_GAP_MS;
     this.answeredAt = now;
     this.provenAt = Math.max(this.provenAt ?? sentAt, sentAt) as Instant;
     this.receivedAt = now;
     this.isTrusted = true;
     this.unanswered = 0;
+    this.answersInRow = isInRow ? this.answersInRow + 1 : 1;
     this.needsLarge = false;
     return true;
   }
@@ -129,6 +137,7 @@ export class Pair {
   invalidate(): void {
     this.answeredAt = undefined;
     this.provenAt = undefined;
+    this.answersInRow = 0;
     this.peerConfirmed = false;
     this.hasToldPeer = false;
     this.rttMs = undefined;

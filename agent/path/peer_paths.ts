@@ -14,9 +14,11 @@ import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportA
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { CandidateList } from "../../shared/wire/candidates.ts";
 import type { ControlMessage } from "../../shared/wire/control.ts";
-import type { Leg } from "../data/plane.ts";
+import type { Leg, PacketCounts } from "../data/plane.ts";
 import type { DestinationBudget } from "./destination_budget.ts";
 import { Pair, type PairOrigin } from "./pair.ts";
+import { PathWatch, usualAnswerMs } from "./path_watch.ts";
+import { PROVING_GAP_MS, Stability } from "./stability.ts";
 
 /** First probes of a round, after its start. Dense at first: the peer's filter opens within one path delay of its own first probe. */
 const ROUND_MS: readonly number[] = [0, 20, 45, 80, 130, 200, 300, 450, 700, 1000, 1500, 2200, 3000];
@@ -32,32 +34,8 @@ const ROUND_REQUEST_MS: readonly number[] = [3000, 8000, 20_000, 60_000];
 const HURRY_MS = 30;
 /** News do not interrupt a round that is younger than this: its first probes may be about to be answered. */
 const MIN_ROUND_MS = 200;
-/** Keepalive on the selected pair. RFC 8445 §11 asks for 15 s; some routers forget an idle flow after 30 s. */
-const KEEPALIVE_MS = 15_000;
-/** While the peer is in use the path is proven anew this often, so `status` shows a fresh round trip (RFC 7675 asks for 5 s). */
-const CONSENT_MS = 5000;
-/** Data was sent and nothing came back for this long, besides the round trip: probe, and then again at these intervals. */
-const SUSPECT_AFTER_MS = 300;
-const SUSPECT_PROBE_MS = 80;
 /** A probe that answers the peer's probes is not repeated sooner. Shorter than the densest step of a round. */
 const TRIGGERED_GAP_MS = 15;
-/** Without traffic nothing is at stake, so a short outage should not cost the path. */
-const QUIET_PROBE_MS = 300;
-/**
- * Probes in a row without an answer that end a pair, once the last has had its time. Under traffic the path is dead after 300 ms,
- * two and a quarter round trips and 370 ms; five lost in a row happen once in 4000 times at 10 % loss each way.
- */
-const DEAD_AFTER_UNANSWERED = 5;
-const ANSWER_ROUND_TRIPS = 1.25;
-const ANSWER_MARGIN_MS = 50;
-/** Data that moved, either way, calls for fresh proof this often, and for this long after it has stopped: a side that only receives, or
- * hears only small packets, has no other evidence that the path has died. */
-const ACTIVE_PROOF_MS = 400;
-const ACTIVE_MS = 2000;
-const ACTIVE_PROBE_MS = 100;
-/** While the peer is heard an answer may only be waiting behind a full queue: patience. */
-const HEARD_MS = 500;
-const HEARD_ANSWER_MS = 400;
 /** A better pair must be better by this much to displace a working one. */
 const HYSTERESIS_FACTOR = 0.8;
 const HYSTERESIS_MS = 2;
@@ -83,6 +61,8 @@ export type PathAction =
   | { readonly type: "selected"; readonly pair: Pair | undefined; readonly reason: string }
   /** Ask the coordinator for an instant at which both sides fire. */
   | { readonly type: "request_round" }
+  /** Probes on the selected pair go unanswered: what else may have died with it? Told once, until it answers. */
+  | { readonly type: "suspect" }
   /** The first probes of a round have left. */
   | { readonly type: "fired"; readonly round: number; readonly at: Instant };
 
@@ -121,13 +101,10 @@ export class PeerPaths {
   #hurryAt: Instant | undefined;
   #isInUse = false;
   #isEnabled = false;
-  /** Unanswered data: when it was first sent after the newest thing we heard. */
-  #waitingSince: Instant | undefined;
-  /** Until when traffic on the selected pair counts as going on, and traffic of large packets. */
-  #activeUntil: Instant | undefined;
-  #largeUntil: Instant | undefined;
-  /** Since when the selected pair has to prove itself: a network has changed. */
-  #doubtedAt: Instant | undefined;
+  readonly #watch = new PathWatch();
+  readonly #stability = new Stability();
+  #isSuspectTold = false;
+  #isRelayed = false;
 
   constructor(options: PeerPathsOptions) {
     this.#options = options;
@@ -139,7 +116,7 @@ export class PeerPaths {
 
   /** No path, or one that has not proven itself since a network changed. */
   get isLooking(): boolean {
-    return this.#selected === undefined || this.#isDoubted(this.#selected);
+    return this.#selected === undefined || this.#watch.isDoubted(this.#selected);
   }
 
   /** The number of the candidate list that we have of the peer. */
@@ -207,6 +184,7 @@ export class PeerPaths {
       this.#hurryAt = undefined;
       // The next session brings its own list; the peer's process may be another one then, that counts its lists anew.
       this.#remote = undefined;
+      this.#watch.forget();
       for (const pair of this.#pairs.values()) stopPair(pair);
     }
   }
@@ -214,6 +192,11 @@ export class PeerPaths {
   setInUse(isInUse: boolean, now: Instant): void {
     if (isInUse && !this.#isInUse && this.#selected === undefined) this.#nextRequestAt = now;
     this.#isInUse = isInUse;
+  }
+
+  /** Does a relay carry the traffic meanwhile? Without one any path is better than none, however often it has died. */
+  setRelayed(isRelayed: boolean): void {
+    this.#isRelayed = isRelayed;
   }
 
   /** Something has changed that may let a round succeed: ask for one soon, unless there is a path. */
@@ -229,8 +212,9 @@ export class PeerPaths {
    */
   doubt(now: Instant): void {
     const selected = this.#selected;
+    this.#stability.forget();
     if (!this.#isEnabled || selected === undefined) return;
-    this.#doubtedAt = now;
+    this.#watch.doubt(now);
     this.#hurryAt = after(now, usualAnswerMs(selected));
     this.#probe(selected, now);
   }
@@ -304,8 +288,15 @@ export class PeerPaths {
     // It has shown that it wants our packets: should the pair be forgotten one day, it is not held to the probes of this time.
     this.#untrustedProbes.delete(untrustedKey(pair.remote));
     if (message.answered) pair.peerConfirmed = true;
-    if (pair === this.#selected) this.#waitingSince = undefined;
+    if (pair === this.#selected) {
+      this.#watch.onHeard();
+      this.#isSuspectTold = false;
+    }
     stopPair(pair);
+    if (this.#mustProve(pair, now)) {
+      pair.nextProbeAt = after(now, PROVING_GAP_MS);
+      return;
+    }
     this.#consider(pair, now);
     // Tell the peer that this pair is proven from our side, so that both know: one more probe, with `answered` set.
     if (pair.peerConfirmed || pair.hasToldPeer) return;
@@ -330,18 +321,23 @@ export class PeerPaths {
     // Only an answer takes back what unanswered probes say: what comes in may be all that still works.
     if (isProbe) return;
     pair.heardAt = now;
-    if (isSelected) this.#waitingSince = undefined;
+    if (isSelected) this.#watch.onHeard();
   }
 
-  /** Data moved on the selected pair, one way or the other. */
-  handleTraffic(isLarge: boolean, now: Instant): void {
-    this.#activeUntil = after(now, ACTIVE_MS);
-    if (isLarge) this.#largeUntil = this.#activeUntil;
+  /** Data moved on the selected pair, one way or the other: packets that left and came, since the last time. */
+  handleTraffic(sent: PacketCounts, received: PacketCounts, now: Instant): void {
+    this.#watch.onTraffic(sent.large + received.large > 0, now);
+    if (sent.small + sent.large > 0) this.#watch.onDataSent(sent, now);
   }
 
-  /** Data left on the selected pair. */
+  /** How many of our packets the peer has got so far, as it says. */
+  handleDeliveryReport(total: PacketCounts): void {
+    this.#watch.onDeliveryReport(total);
+  }
+
+  /** Something that wants an answer left on the selected pair. */
   handleSent(now: Instant): void {
-    this.#waitingSince ??= now;
+    this.#watch.onSent(now);
   }
 
   handleTimeout(now: Instant): void {
@@ -475,11 +471,18 @@ export class PeerPaths {
       const offset = ROUND_MS[step];
       pair.roundStep = offset === undefined ? undefined : step;
       pair.nextProbeAt = offset === undefined ? this.#backgroundAt(pair, now) : after(roundStartedAt, offset);
+    } else if (pair.isValid && pair !== this.#selected && this.#mustProve(pair, now)) {
+      pair.nextProbeAt = after(now, PROVING_GAP_MS);
     } else {
       pair.nextProbeAt = this.#backgroundAt(pair, now);
     }
     if (this.#mayProbe(pair, now)) this.#probe(pair, now);
     else if (!pair.mayProbe) stopPair(pair);
+  }
+
+  /** Paths to this peer have died lately: one answer is not enough then. */
+  #mustProve(pair: Pair, now: Instant): boolean {
+    return this.#selected === undefined && this.#isRelayed && pair.answersInRow < this.#stability.answersNeeded(now);
   }
 
   /** The slow probing that never ends, as long as the peer is in use and has no path. */
@@ -495,8 +498,7 @@ export class PeerPaths {
     const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
     const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
     pair.onProbeSent(transaction, now);
-    const isActive = pair === this.#selected && this.#largeUntil !== undefined && now < this.#largeUntil;
-    pair.isProvingLarge = pair.needsLarge || isActive;
+    pair.isProvingLarge = pair.needsLarge || (pair === this.#selected && this.#watch.wantsLarge(now));
     if (!pair.isTrusted) this.#countUntrusted(pair.remote);
     const message = { type: "probe", transaction, round: this.#round, answered: pair.isValid } as const;
     this.#send(pair, message, pair.isProvingLarge);
@@ -544,8 +546,8 @@ export class PeerPaths {
       this.#select(pair, "first direct path that answered");
       return;
     }
-    if (this.#doubtedAt !== undefined && this.#isDoubted(current)) {
-      if (now - this.#doubtedAt <= usualAnswerMs(current)) return;
+    if (this.#watch.isDoubted(current)) {
+      if (!this.#watch.isOverdue(current, now)) return;
       // Given up, not left in good order: nobody waits for what is still on it.
       current.invalidate();
       this.#select(pair, NETWORK_CHANGED);
@@ -558,69 +560,52 @@ export class PeerPaths {
     if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path");
   }
 
-  #isDoubted(pair: Pair): boolean {
-    return this.#doubtedAt !== undefined && (pair.provenAt === undefined || pair.provenAt < this.#doubtedAt);
-  }
-
   #select(pair: Pair | undefined, reason: string): void {
     if (this.#selected === pair) return;
     this.#selected = pair;
-    this.#doubtedAt = undefined;
-    if (pair !== undefined) this.#hurryAt = undefined;
-    this.#waitingSince = undefined;
-    if (pair !== undefined) this.#requests = 0;
+    this.#watch.restart();
+    this.#isSuspectTold = false;
+    if (pair !== undefined) {
+      this.#hurryAt = undefined;
+      this.#requests = 0;
+    }
     this.#actions.push({ type: "selected", pair, reason });
   }
 
   #watchAt(): Instant | undefined {
-    const pair = this.#selected;
-    if (pair === undefined) return undefined;
-    const rttMs = pair.rttMs ?? 0;
-    if (pair.unanswered > 0 && pair.lastProbeAt !== undefined) {
-      const usualMs = usualAnswerMs(pair);
-      const isHeard = pair.heardAt !== undefined && pair.lastProbeAt - pair.heardAt < HEARD_MS;
-      const answerMs = isHeard ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs;
-      if (pair.unanswered >= DEAD_AFTER_UNANSWERED) return after(pair.lastProbeAt, answerMs);
-      // Under traffic the next probe does not wait for the answer to this one.
-      const isActive = this.#activeUntil !== undefined && pair.lastProbeAt <= this.#activeUntil;
-      const quietMs = isActive ? ACTIVE_PROBE_MS : Math.max(QUIET_PROBE_MS, answerMs);
-      return after(pair.lastProbeAt, this.#waitingSince === undefined ? quietMs : SUSPECT_PROBE_MS);
-    }
-    const heardAt = pair.receivedAt ?? pair.answeredAt;
-    const provenAt = pair.answeredAt ?? heardAt;
-    const suspectAt =
-      this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS + rttMs);
-    const consentAt = provenAt === undefined ? undefined : after(provenAt, this.#isInUse ? CONSENT_MS : KEEPALIVE_MS);
-    const activeAt = provenAt === undefined ? undefined : after(provenAt, ACTIVE_PROOF_MS);
-    const isActive = activeAt !== undefined && this.#activeUntil !== undefined && activeAt <= this.#activeUntil;
-    const at = earliest(suspectAt, consentAt, isActive ? activeAt : undefined);
-    // Whatever is heard meanwhile, no faster than this.
-    const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
-    return at === undefined || soonest === undefined || at > soonest ? at : soonest;
+    return this.#selected === undefined ? undefined : this.#watch.dueAt(this.#selected, this.#isInUse);
   }
 
   #watchSelected(now: Instant): void {
     const pair = this.#selected;
     const at = this.#watchAt();
     if (pair === undefined || at === undefined || now < at) return;
-    if (pair.unanswered < DEAD_AFTER_UNANSWERED) {
+    const verdict = this.#watch.verdict(pair, now);
+    if (verdict === "probe") {
+      if (!this.#isSuspectTold && this.#watch.isSuspect(pair, now)) {
+        this.#isSuspectTold = true;
+        this.#actions.push({ type: "suspect" });
+      }
       this.#probe(pair, now);
       return;
     }
-    const isDoubted = this.#isDoubted(pair);
+    const isDoubted = this.#watch.isDoubted(pair);
+    const isTooLarge = verdict === "dead" && pair.isProvingLarge && this.#watch.isHeard(pair, now);
     // What died under large packets must be proven by large ones: small ones may have passed all the time.
     if (pair.isProvingLarge && !isDoubted) pair.needsLarge = true;
-    const isTooLarge = pair.isProvingLarge && pair.receivedAt !== undefined && now - pair.receivedAt < HEARD_MS;
+    const reason = isDoubted
+      ? NETWORK_CHANGED
+      : isTooLarge
+        ? "large packets do not get through"
+        : verdict === "deaf"
+          ? "probes get through, data does not"
+          : "the path stopped answering";
+    if (!isDoubted) this.#stability.onDeath(verdict === "deaf", now);
     pair.invalidate();
     this.#expire(now);
     const next = this.pairs()
       .filter((other) => other.isValid)
       .toSorted((a, b) => score(a) - score(b))[0];
-    const reason = isDoubted
-      ? NETWORK_CHANGED
-      : isTooLarge
-        ? "large packets do not get through"
-        : "the path stopped answering";
     this.#select(next, reason);
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;
@@ -635,9 +620,6 @@ export class PeerPaths {
     this.#beginRound(now);
   }
 }
-
-/** How long an answer takes at most, on a path that is well. */
-const usualAnswerMs = (pair: Pair): number => (pair.rttMs ?? 0) * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
 
 const NETWORK_CHANGED = "the network has changed";
 

@@ -9,6 +9,7 @@
  *   0x06 close          reason 1
  *   0x07 wish           rung 1 (0 auto, 1 direct, 2 ssh, 3 websocket)    the operator's choice on the sender's side
  *   0x08 known          generation 4, rung 1    the newest candidates and wish of the receiver that the sender has
+ *   0x09 received       small packets 8, large packets 8         what has come from the receiver of this, since the session began
  *
  * Unknown kinds are counted and ignored; trailing bytes are ignored.
  */
@@ -38,7 +39,8 @@ export type ControlMessage =
   | { readonly type: "candidates"; readonly list: CandidateList }
   | { readonly type: "close"; readonly reason: CloseReason }
   | { readonly type: "wish"; readonly rung: RungWish }
-  | { readonly type: "known"; readonly generation: number; readonly rung: RungWish };
+  | { readonly type: "known"; readonly generation: number; readonly rung: RungWish }
+  | { readonly type: "received"; readonly small: number; readonly large: number };
 
 const KIND = {
   probe: 1,
@@ -49,6 +51,7 @@ const KIND = {
   close: 6,
   wish: 7,
   known: 8,
+  received: 9,
 } as const;
 const FLAG_ANSWERED = 1;
 
@@ -79,6 +82,9 @@ export function encodeControl(message: ControlMessage): Uint8Array {
       break;
     case "wish":
       writer.u8(RUNG_WISHES.indexOf(message.rung));
+      break;
+    case "received":
+      writer.u64(message.small).u64(message.large);
       break;
     case "known":
       writer.u32(message.generation).u8(RUNG_WISHES.indexOf(message.rung));
@@ -128,6 +134,8 @@ function readBody(kind: number, reader: Reader): ControlMessage | undefined {
       const rung = RUNG_WISHES[reader.u8()];
       return rung === undefined ? undefined : { type: "wish", rung };
     }
+    case KIND.received:
+      return { type: "received", small: reader.u64(), large: reader.u64() };
     case KIND.known: {
       const generation = reader.u32();
       const rung = RUNG_WISHES[reader.u8()];

@@ -54,7 +54,8 @@ describe.each(wire)("$kind: $name", (vector) => {
 test("every kind of packet, control message and candidate has a vector", () => {
   expect(new Set(wire.map(({ kind }) => kind))).toEqual(new Set(Object.keys(CODECS)));
   const controls = wire.filter(({ kind }) => kind === "control").map(({ value }) => (value as { type: string }).type);
-  expect(new Set(controls)).toEqual(new Set(["probe", "probe_answer", "echo", "echo_answer", "candidates", "close", "wish", "known"]));
+  expect(new Set(controls)).toEqual(new Set(["probe", "probe_answer", "echo", "echo_answer", "candidates", "close", "wish", "known",
+      "received"]));
   expect(new Set(wire.map(({ name }) => name)).size).toBe(wire.length);
 });
 

@@ -81,6 +81,29 @@ describe("a direct path that dies silently under 1000 packets a second", () => {
     });
   });
 
+  test("is left when probes of any size pass, and packets of the size of the data do not", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }] }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      await one.waitDirect(two.name, 10);
+      await two.waitDirect(one.name, 10);
+      const { account, lost } = await withFlow(
+        one,
+        two,
+        5,
+        async () => {
+          await sleep(1000);
+          await lab.site(1).setNat("portrestricted", { forward: ["meta l4proto udp meta length 400-600 drop"] });
+          await sleep(2500);
+          const { path, history } = await one.peer(two.name);
+          expect([path?.kind, history.at(-1)?.reason]).toEqual(["ssh", "probes get through, data does not"]);
+        },
+        { perSecond: 100, bytes: 450 },
+      );
+      console.log(`medium packets: lost ${lost}, ${JSON.stringify(account)}`);
+      expect(account.longestGapMs).toBeLessThan(3000);
+    });
+  });
+
   test("is left by a machine that only receives, when its router restarts and takes TCP along", async () => {
     await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }], roundTripMs: 50 }, async (lab) => {
       const [one, two] = await twoAgents(await startMesh(lab));

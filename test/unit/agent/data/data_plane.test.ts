@@ -287,9 +287,8 @@ describe("reports", () => {
       {
         type: "activity",
         peer: PEER,
-        sent: 0,
-        received: 5,
-        isLarge: false,
+        sent: { small: 0, large: 0 },
+        received: { small: 5, large: 0 },
         leg: UDP_LEG,
         from: a.address,
         at: after(T0, 100),

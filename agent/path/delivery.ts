@@ -1,0 +1,70 @@
+/**
+ * Does what we send arrive? What the receiver's reports say, for each class of size.
+ *
+ * The sender of a one-way flow hears nothing, and probes may pass where data does not: a filter by size, a broken queue. So whoever
+ * receives data says every 100 ms how much it has got, and the sender looks whether that number grows while it sends.
+ */
+import { earliest, type Instant } from "../../shared/time.ts";
+import type { PacketCounts } from "../data/plane.ts";
+
+interface Class {
+  /** The newest number that the receiver has reported. */
+  reported: number;
+  /** When the oldest packet left that no report has followed, and how many have left since. */
+  since: Instant | undefined;
+  packets: number;
+}
+
+export class Delivery {
+  readonly #small: Class = { reported: 0, since: undefined, packets: 0 };
+  readonly #large: Class = { reported: 0, since: undefined, packets: 0 };
+  /** A receiver that has never reported says nothing by silence. */
+  #hasReported = false;
+
+  /** Packets have left on the selected path. */
+  onSent(counts: PacketCounts, now: Instant): void {
+    count(this.#small, counts.small, now);
+    count(this.#large, counts.large, now);
+  }
+
+  /** The receiver's numbers, which only grow; one that comes late says nothing new. */
+  onReport(total: PacketCounts): void {
+    this.#hasReported = true;
+    settle(this.#small, total.small);
+    settle(this.#large, total.large);
+  }
+
+  /** Another path carries the data from here on. */
+  restart(): void {
+    for (const size of [this.#small, this.#large]) {
+      size.since = undefined;
+      size.packets = 0;
+    }
+  }
+
+  /** The receiver may be another process that counts anew. */
+  forget(): void {
+    this.restart();
+    this.#hasReported = false;
+    for (const size of [this.#small, this.#large]) size.reported = 0;
+  }
+
+  /** Since when a class of which at least so many packets have left has not been reported, the longest. */
+  silentSince(packets: number): Instant | undefined {
+    if (!this.#hasReported) return undefined;
+    return earliest(...[this.#small, this.#large].map((size) => (size.packets >= packets ? size.since : undefined)));
+  }
+}
+
+function count(size: Class, packets: number, now: Instant): void {
+  if (packets === 0) return;
+  size.since ??= now;
+  size.packets += packets;
+}
+
+function settle(size: Class, total: number): void {
+  if (total <= size.reported) return;
+  size.reported = total;
+  size.since = undefined;
+  size.packets = 0;
+}

@@ -1,0 +1,181 @@
+/**
+ * Watches the selected pair: when it has to be proven anew, when it is suspect, when it is dead.
+ *
+ * A path is proven by answers to probes. How often, and with how much patience, follows from what is at stake: data that moves, data
+ * that nothing answers, data that the receiver does not report, a network that has changed, or nothing at all.
+ */
+import { after, earliest, type Instant } from "../../shared/time.ts";
+import type { PacketCounts } from "../data/plane.ts";
+import { Delivery } from "./delivery.ts";
+import type { Pair } from "./pair.ts";
+
+/** Keepalive. RFC 8445 §11 asks for 15 s; some routers forget an idle flow after 30 s. */
+const KEEPALIVE_MS = 15_000;
+/** While the peer is in use the path is proven anew this often, so `status` shows a fresh round trip (RFC 7675 asks for 5 s). */
+const CONSENT_MS = 5000;
+/** Data was sent and nothing came back for this long, besides the round trip: probe, and then again at these intervals. */
+const SUSPECT_AFTER_MS = 250;
+const SUSPECT_PROBE_MS = 70;
+/** Without traffic nothing is at stake, so a short outage should not cost the path. */
+const QUIET_PROBE_MS = 300;
+/**
+ * Probes in a row without an answer that end a pair, once the last has had its time. Under traffic the path is dead after 250 ms, two and
+ * a quarter round trips and 330 ms; five lost in a row happen once in 4000 times at 10 % loss each way.
+ */
+const DEAD_AFTER_UNANSWERED = 5;
+const ANSWER_ROUND_TRIPS = 1.25;
+const ANSWER_MARGIN_MS = 50;
+/** Data that moved, either way, calls for fresh proof this often, and for this long after it has stopped: a side that only receives, or
+ * hears only small packets, has no other evidence that the path has died. */
+const ACTIVE_PROOF_MS = 400;
+const ACTIVE_MS = 2000;
+const ACTIVE_PROBE_MS = 100;
+/**
+ * The receiver reports each 100 ms, and one report may be lost: no news of a class of packets for this long, besides the round trip, make the
+ * path suspect. One or two packets are lost anywhere.
+ */
+const SILENT_MS = 250;
+const SILENT_PACKETS = 4;
+/** The same while the path answers probes: then more is asked, since a mistake would cost a path that works. */
+const DEAF_MS = 550;
+const DEAF_PACKETS = 6;
+/** While the peer is heard an answer may only be waiting behind a full queue: patience. */
+const HEARD_MS = 500;
+const HEARD_ANSWER_MS = 400;
+
+export type Verdict = "probe" | "dead" | "deaf";
+
+/** How long an answer takes at most, on a path that is well. */
+export const usualAnswerMs = (pair: Pair): number => (pair.rttMs ?? 0) * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
+
+export class PathWatch {
+  readonly #delivery = new Delivery();
+  /** Unanswered data: when it was first sent after the newest thing we heard. */
+  #waitingSince: Instant | undefined;
+  /** Until when traffic counts as going on, and traffic of large packets. */
+  #activeUntil: Instant | undefined;
+  #largeUntil: Instant | undefined;
+  /** Since when the pair has to prove itself: a network has changed. */
+  #doubtedAt: Instant | undefined;
+
+  /** Another pair carries the data from here on. */
+  restart(): void {
+    this.#waitingSince = undefined;
+    this.#doubtedAt = undefined;
+    this.#delivery.restart();
+  }
+
+  /** The session has ended. */
+  forget(): void {
+    this.restart();
+    this.#delivery.forget();
+  }
+
+  /** An answer to a probe, or anything else that shows that the peer is there and hears us. */
+  onHeard(): void {
+    this.#waitingSince = undefined;
+  }
+
+  /** Data moved, one way or the other. */
+  onTraffic(isLarge: boolean, now: Instant): void {
+    this.#activeUntil = after(now, ACTIVE_MS);
+    if (isLarge) this.#largeUntil = this.#activeUntil;
+  }
+
+  /** Something left that wants an answer. */
+  onSent(now: Instant): void {
+    this.#waitingSince ??= now;
+  }
+
+  onDataSent(counts: PacketCounts, now: Instant): void {
+    this.onSent(now);
+    this.#delivery.onSent(counts, now);
+  }
+
+  onDeliveryReport(total: PacketCounts): void {
+    this.#delivery.onReport(total);
+  }
+
+  doubt(now: Instant): void {
+    this.#doubtedAt = now;
+  }
+
+  isDoubted(pair: Pair): boolean {
+    return this.#doubtedAt !== undefined && (pair.provenAt === undefined || pair.provenAt < this.#doubtedAt);
+  }
+
+  /** Doubted, and it has had its time to prove itself. */
+  isOverdue(pair: Pair, now: Instant): boolean {
+    return this.#doubtedAt !== undefined && this.isDoubted(pair) && now - this.#doubtedAt > usualAnswerMs(pair);
+  }
+
+  /** Have large packets moved lately, so that the next proof has to be as large? */
+  wantsLarge(now: Instant): boolean {
+    return this.#largeUntil !== undefined && now < this.#largeUntil;
+  }
+
+  /** Does the peer's traffic still come in, so that only our direction, or only large packets, may have died? */
+  isHeard(pair: Pair, now: Instant): boolean {
+    return pair.receivedAt !== undefined && now - pair.receivedAt < HEARD_MS;
+  }
+
+  /** Probes go unanswered for longer than is usual: what may have died with the path should be looked at. */
+  isSuspect(pair: Pair, now: Instant): boolean {
+    const { unanswered, unansweredSince } = pair;
+    return unanswered >= 2 && unansweredSince !== undefined && now - unansweredSince > usualAnswerMs(pair);
+  }
+
+  /** When the next probe, or the verdict, is due. */
+  dueAt(pair: Pair, isInUse: boolean): Instant | undefined {
+    return earliest(this.#probeAt(pair, isInUse), this.#deafAt(pair));
+  }
+
+  /** What to do now that it is due. */
+  verdict(pair: Pair, now: Instant): Verdict {
+    const deafAt = this.#deafAt(pair);
+    if (deafAt !== undefined && now >= deafAt) return "deaf";
+    return pair.unanswered < DEAD_AFTER_UNANSWERED ? "probe" : "dead";
+  }
+
+  /** Nobody gets our data, while the path answers: only then are reports believed alone. */
+  #deafAt(pair: Pair): Instant | undefined {
+    const since = this.#delivery.silentSince(DEAF_PACKETS);
+    if (since === undefined || pair.provenAt === undefined || pair.provenAt < since) return undefined;
+    return after(since, DEAF_MS + (pair.rttMs ?? 0));
+  }
+
+  #silentAt(pair: Pair): Instant | undefined {
+    const since = this.#delivery.silentSince(SILENT_PACKETS);
+    return since === undefined ? undefined : after(since, SILENT_MS + (pair.rttMs ?? 0));
+  }
+
+  #probeAt(pair: Pair, isInUse: boolean): Instant | undefined {
+    const rttMs = pair.rttMs ?? 0;
+    const silentAt = this.#silentAt(pair);
+    const unheardAt =
+      this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS + rttMs);
+    if (pair.unanswered > 0 && pair.lastProbeAt !== undefined) {
+      const usualMs = usualAnswerMs(pair);
+      if (pair.unanswered >= DEAD_AFTER_UNANSWERED) {
+        const isHeard = pair.heardAt !== undefined && pair.lastProbeAt - pair.heardAt < HEARD_MS;
+        return after(
+          pair.lastProbeAt,
+          isHeard && silentAt === undefined ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs,
+        );
+      }
+      // Under traffic the next probe does not wait for the answer to this one.
+      const isActive = this.#activeUntil !== undefined && pair.lastProbeAt <= this.#activeUntil;
+      const quietMs = isActive ? ACTIVE_PROBE_MS : Math.max(QUIET_PROBE_MS, usualMs);
+      const isSuspect = this.#waitingSince !== undefined || silentAt !== undefined;
+      return after(pair.lastProbeAt, isSuspect ? SUSPECT_PROBE_MS : quietMs);
+    }
+    const provenAt = pair.answeredAt ?? pair.receivedAt;
+    const consentAt = provenAt === undefined ? undefined : after(provenAt, isInUse ? CONSENT_MS : KEEPALIVE_MS);
+    const activeAt = provenAt === undefined ? undefined : after(provenAt, ACTIVE_PROOF_MS);
+    const isActive = activeAt !== undefined && this.#activeUntil !== undefined && activeAt <= this.#activeUntil;
+    const at = earliest(unheardAt, silentAt, consentAt, isActive ? activeAt : undefined);
+    // Whatever is heard meanwhile, no faster than this.
+    const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
+    return at === undefined || soonest === undefined || at > soonest ? at : soonest;
+  }
+}
