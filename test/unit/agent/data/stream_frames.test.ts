@@ -30,8 +30,12 @@ test("they count as traffic of the peer at both ends", () => {
     const at = side.plane.deadline();
     if (at !== undefined) side.plane.handleTimeout(at);
   }
-  expect(a.world.reported("activity")).toMatchObject([{ peer: PEER, sent: 1, received: 0, isLarge: true }]);
-  expect(b.world.reported("activity")).toMatchObject([{ peer: PEER, sent: 0, received: 1, isLarge: true }]);
+  expect(a.world.reported("activity")).toMatchObject([
+    { peer: PEER, sent: { small: 0, large: 1 }, received: { small: 0, large: 0 } },
+  ]);
+  expect(b.world.reported("activity")).toMatchObject([
+    { peer: PEER, sent: { small: 0, large: 0 }, received: { small: 0, large: 1 } },
+  ]);
 });
 
 test("without a path or keys they are dropped and counted: the streams repeat them", () => {
