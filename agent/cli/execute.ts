@@ -11,18 +11,19 @@ import { readState } from "../state/state_file.ts";
 import { readIfPresent } from "../state/atomic_file.ts";
 import { EXIT, UserError, withoutKeys } from "../state/user_error.ts";
 import type { NetcheckConfig } from "./config.ts";
+import { findConfigFile } from "./config_file.ts";
 import type { Host } from "./host.ts";
-import {
-  type AgentChoice,
-  type Environment,
-  type Invocation,
-  type NetcheckOptions,
-  parseArguments,
-  type PingCommandOptions,
-  type StatusOptions,
-  type WaitOptions,
-} from "./program.ts";
+import type {
+  AgentChoice,
+  Invocation,
+  NetcheckOptions,
+  PingCommandOptions,
+  StatusOptions,
+  WaitOptions,
+} from "./invocation.ts";
+import { parseArguments } from "./program.ts";
 import type { View } from "./render.ts";
+import type { Environment } from "./settings.ts";
 import { renderNetcheck } from "./render_netcheck.ts";
 import { PingTally, renderPing } from "./render_ping.ts";
 import { renderPeers, renderStatus } from "./render_status.ts";
@@ -50,7 +51,7 @@ export async function runCommandLine(
   signal: AbortSignal,
   runners: Runners = {},
 ): Promise<number> {
-  const parsed = parseArguments(argv, host.env);
+  const parsed = parseArguments(argv, host.env, (choice) => findConfigFile(choice, host.account));
   if ("error" in parsed) {
     return fail(new UserError(parsed.exitCode, parsed.error), host, argv[0] === "up" && asksForJsonLog(argv, host.env));
   }

@@ -2,7 +2,7 @@
 import { hostname } from "node:os";
 import { styleText } from "node:util";
 import { type Account, currentAccount } from "../state/state_dir.ts";
-import type { Environment } from "./program.ts";
+import type { Environment } from "./settings.ts";
 
 export type Style = "bold" | "dim" | "green" | "yellow" | "red";
 /** Colours a text, or leaves it as it is. */

@@ -9,7 +9,7 @@ import { EXIT, systemReason, UserError } from "../state/user_error.ts";
 import { groupFingerprint } from "../../shared/session/identity.ts";
 import type { AgentConfig, JoinKey } from "./config.ts";
 import type { Host } from "./host.ts";
-import type { UpOptions } from "./program.ts";
+import type { UpOptions } from "./invocation.ts";
 import { storyLog } from "./story.ts";
 import { joinKey } from "./values.ts";
 import { VERSION } from "./version.ts";

@@ -1,0 +1,213 @@
+/** The commands: names, arguments, options, help, examples. What `--help`, the manual page and the completion of shells are made of. */
+import { Argument, Command, Option } from "commander";
+import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
+import { LOG_FORMATS, LOG_LEVELS } from "../log.ts";
+import { EXIT, UserError } from "../state/user_error.ts";
+import { TUN_MODES } from "./config.ts";
+import type {
+  AgentChoice,
+  Invocation,
+  NetcheckOptions,
+  PeersOptions,
+  PingCommandOptions,
+  StatusOptions,
+  UpOptions,
+  WaitOptions,
+  WhyOptions,
+} from "./invocation.ts";
+import * as values from "./values.ts";
+
+const EXAMPLES = `
+Examples:
+  tunnelmesh-agent up http://coordinator.example:8080 --key tmk_...   join and run in the foreground
+  tunnelmesh-agent up                                                  run again, once joined
+  tunnelmesh-agent status --watch                                      who is reached over which path
+  tunnelmesh-agent wait --for direct=nas --timeout 30                  in scripts
+  tunnelmesh-agent why nas                                             why a path is not direct
+
+Every option also reads an environment variable: --udp-port reads TUNNELMESH_UDP_PORT. Options of up can stand in
+a TOML file too: udp-port = 41641. A flag wins over the environment, and that over the file.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 agent not running, 4 key or fingerprint refused, 5 peer unknown or offline,
+6 reached but not direct, 7 timed out, 78 bad configuration.`;
+
+/** @param run called for the command that was given, its flags and arguments parsed; `invoke` makes the invocation of them */
+export function createProgram(run: (command: Command, invoke: () => Invocation) => void): Command {
+  const program = new Command("tunnelmesh-agent")
+    .description("Joins this machine to a mesh of direct, end-to-end encrypted paths")
+    .enablePositionalOptions()
+    .configureHelp({ sortSubcommands: false })
+    .version("", "-V, --version", "print the version")
+    .helpCommand("help [command]", "show what a command does")
+    .addHelpText("after", EXAMPLES);
+
+  const define = (
+    usage: string,
+    description: string,
+    examples: readonly string[],
+    build: (command: Command) => void,
+    invoke: (options: never, first: never, second: never) => Invocation,
+  ): void => {
+    const command = program.command(usage).description(description);
+    build(command);
+    if (examples.length > 0) command.addHelpText("after", `\nExamples:\n${examples.map((e) => `  ${e}`).join("\n")}`);
+    command.action((...given: unknown[]) => {
+      // Positional arguments come first, then the options and the command.
+      run(command, () => invoke(command.opts<never>(), given[0] as never, given[1] as never));
+    });
+  };
+  const agent = (command: Command): Command =>
+    command
+      .option("--config <file>", "TOML file with the options of up (default: agent.toml in the state directory)")
+      .option("--state-dir <dir>", "where the agent keeps its keys and state")
+      .option("--socket <path>", 'the agent\'s socket (default: "agent.sock" in the state directory)');
+  const json = (command: Command): Command => command.option("--json", "print JSON for programs");
+  const peer = (name: string): Argument =>
+    new Argument(`<${name}>`, "name, id or mesh address").argParser(values.peerReference);
+
+  define(
+    "up",
+    "join the mesh (first time) and run in the foreground",
+    [
+      "tunnelmesh-agent up http://coordinator.example:8080 --key-file key.txt --name nas",
+      "tunnelmesh-agent up --tun off --state-dir ./state        without root",
+    ],
+    (command) =>
+      agent(command)
+        .addArgument(new Argument("[url]", "of the coordinator; known once joined (TUNNELMESH_URL)"))
+        .option("--key <key>", "join key; visible to other users of this machine, so rather use --key-file")
+        .option("--key-file <file>", "file that holds the join key")
+        .option("--name <name>", "of this machine in the mesh (default: its host name)", values.machineName)
+        .addOption(
+          new Option("--tun <mode>", "network device: when permitted, always, never")
+            .choices(TUN_MODES)
+            .default("auto"),
+        )
+        .option("--tun-name <name>", "of the network device (default: the first free tm0, tm1, ...)", values.tunName)
+        .option("--no-dns", "leave this machine's name resolution alone; names then work in this program only")
+        .option("--udp-port <port>", "local UDP port; 0 for any", values.portNumber)
+        .option("--no-direct", "never use direct paths")
+        .option("--no-ssh", "never relay through the coordinator's SSH endpoint")
+        .option("--no-websocket", "never relay through the coordinator's WebSocket")
+        .option(
+          "--proxy <url>",
+          "http://, https:// or socks5:// proxy to the coordinator (default: HTTPS_PROXY, ALL_PROXY ...)",
+          values.proxyUrl,
+        )
+        .option("--ca-file <file>", "PEM file with certificates for https coordinators")
+        .option("--timeout <seconds>", "give up when not joined by then (default: never)", values.seconds)
+        .addOption(
+          new Option("--log-level <level>", "least important lines to log").choices(LOG_LEVELS).default("info"),
+        )
+        .addOption(new Option("--log-format <format>", "of the log on stderr").choices(LOG_FORMATS).default("text")),
+    (options: UpOptions, url: string | undefined) => upInvocation(options, url),
+  );
+  define("down", "stop the running agent and wait until it has", [], agent, (options: AgentChoice) => ({
+    command: "down",
+    options,
+  }));
+  define(
+    "status",
+    "this machine, its peers, and the path to each",
+    ["tunnelmesh-agent status --json | jq '.peers[] | {name, path: .path.kind, why}'"],
+    (command) => json(agent(command)).option("--watch", "show it again each second, until Ctrl-C"),
+    (options: StatusOptions) => ({ command: "status", options }),
+  );
+  define(
+    "peers",
+    "all machines of the mesh and their addresses",
+    [],
+    (command) => json(agent(command)),
+    (options: PeersOptions) => ({
+      command: "peers",
+      options,
+    }),
+  );
+  define(
+    "wait",
+    "return once something is true, for scripts",
+    ["tunnelmesh-agent wait --for joined --timeout 10", "tunnelmesh-agent wait --for direct=nas"],
+    (command) =>
+      agent(command)
+        .addOption(
+          new Option("--for <condition>", "joined, peer=NAME or direct=NAME")
+            .argParser(values.waitCondition)
+            .default({ for: "joined" }, "joined"),
+        )
+        .option("--timeout <seconds>", "give up with exit code 7 (default: never)", values.seconds),
+    (options: WaitOptions) => ({ command: "wait", options }),
+  );
+  define(
+    "why",
+    "which path a peer has, since when, why not a better one, what would help",
+    [],
+    (command) => json(agent(command)).addArgument(peer("peer")),
+    (options: WhyOptions, peer: string) => ({ command: "why", options: { ...options, peer } }),
+  );
+  define(
+    "ping",
+    "measure the round trip to a peer and show the path it took",
+    ["tunnelmesh-agent ping nas -c 5", "tunnelmesh-agent ping nas --until-direct --timeout 30"],
+    (command) =>
+      json(agent(command))
+        .addArgument(peer("peer"))
+        .option("-c, --count <n>", "stop after so many (default: on Ctrl-C)", values.count)
+        .option("-i, --interval <seconds>", "between two pings", values.seconds, 1)
+        .option("--until-direct", "stop with the first answer on a direct path; exit code 6 if none comes")
+        .option("--timeout <seconds>", "stop after this time", values.seconds),
+    (options: PingCommandOptions, peer: string) => ({ command: "ping", options: { ...options, peer } }),
+  );
+  define(
+    "path",
+    "choose the rung that carries a peer's traffic; returns when the switch is complete",
+    ["tunnelmesh-agent path nas websocket", "tunnelmesh-agent path nas auto"],
+    (command) => agent(command).addArgument(peer("peer")).addArgument(new Argument("<rung>").choices(RUNG_WISHES)),
+    (options: AgentChoice, peer: string, rung: RungWish) => ({ command: "path", options: { ...options, peer, rung } }),
+  );
+  define(
+    "netcheck",
+    "how this network treats us: NAT behaviour and reachability",
+    ["tunnelmesh-agent netcheck --coordinator http://coordinator.example:8080"],
+    (command) =>
+      json(agent(command))
+        .option("--coordinator <url>", "test against this one (default: that of the agent)")
+        .option("--ca-file <file>", "PEM file with certificates for https coordinators"),
+    (options: NetcheckOptions) => ({
+      command: "netcheck",
+      options:
+        options.coordinator === undefined
+          ? options
+          : { ...options, coordinator: values.coordinatorUrl(options.coordinator) },
+    }),
+  );
+  for (const name of ["trust", "block"] as const) {
+    const description = name === "trust" ? "accept the changed key of a peer, or lift a block" : "refuse a peer";
+    define(
+      name,
+      description,
+      [],
+      (command) => agent(command).addArgument(peer("name")),
+      (options: AgentChoice, peer: string) => ({
+        command: name,
+        options: { ...options, name: peer },
+      }),
+    );
+  }
+  define("version", "print the version", [], json, (options: { json: boolean }) => ({ command: "version", options }));
+  return program;
+}
+
+function upInvocation(options: UpOptions, argument: string | undefined): Invocation {
+  const contradict = (first: string, second: string, why: string): never => {
+    throw new UserError(EXIT.badConfiguration, `${first} and ${second} contradict each other: ${why}`);
+  };
+  if (options.key !== undefined && options.keyFile !== undefined) {
+    contradict("--key", "--key-file", "give the join key in one place");
+  }
+  if (options.tun === "off" && options.tunName !== undefined) {
+    contradict("--tun off", "--tun-name", "there is no network device to name");
+  }
+  const text = argument ?? options.url;
+  const url = text === undefined ? {} : { url: values.coordinatorUrl(text) };
+  if (options.key !== undefined) values.joinKey(options.key);
+  return { command: "up", options: { ...options, ...url } };
+}

@@ -1,0 +1,84 @@
+/** What one command line asks for, complete and typed: the result of parsing (program.ts), carried out by execute.ts. */
+import type { RungWish } from "../../shared/wire/control.ts";
+import type { WaitCondition } from "../local/contract.ts";
+import type { LogFormat, LogLevel } from "../log.ts";
+import type { TunMode } from "./config.ts";
+
+/** Which agent is meant. Undefined: the defaults of the account. */
+export interface AgentChoice {
+  readonly config?: string;
+  readonly stateDir?: string;
+  readonly socket?: string;
+}
+
+export interface UpOptions extends AgentChoice {
+  readonly url?: string;
+  readonly key?: string;
+  readonly keyFile?: string;
+  readonly name?: string;
+  readonly tun: TunMode;
+  readonly tunName?: string;
+  readonly dns: boolean;
+  readonly udpPort?: number;
+  readonly direct: boolean;
+  readonly ssh: boolean;
+  readonly websocket: boolean;
+  readonly proxy?: string;
+  readonly caFile?: string;
+  /** Seconds. */
+  readonly timeout?: number;
+  readonly logLevel: LogLevel;
+  readonly logFormat: LogFormat;
+}
+export interface StatusOptions extends AgentChoice {
+  readonly json: boolean;
+  readonly watch: boolean;
+}
+export interface PeersOptions extends AgentChoice {
+  readonly json: boolean;
+}
+export interface WaitOptions extends AgentChoice {
+  readonly for: WaitCondition;
+  /** Seconds. */
+  readonly timeout?: number;
+}
+export interface WhyOptions extends AgentChoice {
+  readonly peer: string;
+  readonly json: boolean;
+}
+export interface PingCommandOptions extends AgentChoice {
+  readonly peer: string;
+  readonly count?: number;
+  /** Seconds, as is `timeout`. */
+  readonly interval: number;
+  readonly untilDirect: boolean;
+  readonly timeout?: number;
+  readonly json: boolean;
+}
+export interface NetcheckOptions extends AgentChoice {
+  readonly coordinator?: string;
+  readonly caFile?: string;
+  readonly json: boolean;
+}
+export interface NameOptions extends AgentChoice {
+  readonly name: string;
+}
+
+export interface PathOptions extends AgentChoice {
+  readonly peer: string;
+  readonly rung: RungWish;
+}
+
+export type Invocation =
+  | { readonly command: "up"; readonly options: UpOptions }
+  | { readonly command: "down"; readonly options: AgentChoice }
+  | { readonly command: "status"; readonly options: StatusOptions }
+  | { readonly command: "peers"; readonly options: PeersOptions }
+  | { readonly command: "wait"; readonly options: WaitOptions }
+  | { readonly command: "why"; readonly options: WhyOptions }
+  | { readonly command: "ping"; readonly options: PingCommandOptions }
+  | { readonly command: "netcheck"; readonly options: NetcheckOptions }
+  | { readonly command: "path"; readonly options: PathOptions }
+  | { readonly command: "trust" | "block"; readonly options: NameOptions }
+  | { readonly command: "version"; readonly options: { readonly json: boolean } }
+  | { readonly command: "help"; readonly options: { readonly text: string } };
