@@ -13,6 +13,7 @@ const PURE_ROOMS: Readonly<Record<string, readonly string[]>> = {
   "agent/data": ["shared"],
   "agent/dns": ["shared"],
   "agent/path": ["shared"],
+  "agent/portmap": ["shared"],
   "agent/overlay": ["shared"],
   "agent/node": ["shared", "agent/path", "agent/data", "agent/overlay"],
   "coordinator/registry": ["shared"],
