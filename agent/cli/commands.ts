@@ -86,6 +86,7 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
         .option("--no-dns", "leave this machine's name resolution alone; names then work in this program only")
         .option("--udp-port <port>", "local UDP port; 0 for any", values.portNumber)
         .option("--no-direct", "never use direct paths")
+        .option("--no-port-mapping", "never ask the router to forward a port (PCP, NAT-PMP, UPnP)")
         .option("--no-ssh", "never relay through the coordinator's SSH endpoint")
         .option("--no-websocket", "never relay through the coordinator's WebSocket")
         .option(

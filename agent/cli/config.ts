@@ -36,6 +36,8 @@ export interface AgentConfig {
   readonly udpPort: number | undefined;
   /** False with `--no-direct`. */
   readonly direct: boolean;
+  /** False with `--no-port-mapping`: the router is not asked to forward a port. */
+  readonly portMapping: boolean;
   /** False with `--no-ssh`, and with `--no-websocket`: these relays are then not used. Signalling is a WebSocket all the same. */
   readonly ssh: boolean;
   readonly webSocket: boolean;

@@ -21,6 +21,7 @@ export interface UpOptions extends AgentChoice {
   readonly dns: boolean;
   readonly udpPort?: number;
   readonly direct: boolean;
+  readonly portMapping: boolean;
   readonly ssh: boolean;
   readonly websocket: boolean;
   readonly proxy?: string;

@@ -21,6 +21,13 @@ export function renderNetcheck(result: Netcheck, view: View): string {
       "Port mapping",
       `UPnP ${verdict(portMapping.upnp, "works", "no answer")}, NAT-PMP ${verdict(portMapping.natPmp, "works", "no answer")}, PCP ${verdict(portMapping.pcp, "works", "no answer")}`,
     ],
+    ...(portMapping.address == null || portMapping.protocol == null
+      ? []
+      : ([["  mapped", `${printable(portMapping.address)} by ${printable(portMapping.protocol)}`]] as [
+          string,
+          string,
+        ][])),
+    ...(portMapping.note == null ? [] : ([["  note", printable(portMapping.note)]] as [string, string][])),
     ["SSH", verdict(result.ssh, "reachable", "not reachable")],
     ["WebSocket", verdict(result.websocket, "reachable", "not reachable")],
     ["Proxy", result.proxy === null ? "none" : printable(result.proxy)],

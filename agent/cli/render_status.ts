@@ -8,6 +8,7 @@ export function renderStatus(status: Status, view: View): string {
   const lines = [
     `${view.paint("bold", printable(self.name ?? "not joined yet"))}  ${addresses(self, self.tun)}`,
     `Network      ${natWords(self.nat)}`,
+    ...portMappingLines(self),
     `Coordinator  ${coordinatorWords(self.coordinator, view)}`,
     ...namesLines(self, peers),
     "",
@@ -70,6 +71,13 @@ function namesLines({ names, tun }: Status["self"], peers: readonly PeerStatus[]
   }
   const ask = names.server === null ? "" : `; ask with "dig @${names.server} ${example}.${names.domain}"`;
   return [`Names        ${printable(names.message ?? "not yet")}${ask}`];
+}
+
+function portMappingLines({ portMapping }: Status["self"]): string[] {
+  if (portMapping === undefined) return [];
+  const { protocol, address, note } = portMapping;
+  if (note !== null) return [`Port mapping ${printable(note)}`];
+  return protocol === null || address === null ? [] : [`Port mapping ${printable(address)} by ${printable(protocol)}`];
 }
 
 function summary(peers: readonly PeerStatus[]): string {

@@ -87,6 +87,7 @@ function makeConfig(
     dns: options.dns,
     udpPort: options.udpPort,
     direct: options.direct,
+    portMapping: options.portMapping,
     ssh: options.ssh,
     webSocket: options.websocket,
     proxy: options.proxy,

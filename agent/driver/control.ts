@@ -20,6 +20,7 @@ import { MAX_BLOCKS } from "../state/trust_store.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import type { MeshAgent } from "./mesh_agent.ts";
 import { natStatusOf, netcheckOf } from "./netcheck.ts";
+import { portMappingStatus } from "./port_mapping_words.ts";
 
 /** A ping without an answer by then is lost. */
 const PING_TIMEOUT_MS = 2000;
@@ -51,6 +52,7 @@ export class Control implements AgentControl {
         tun: self.tun ?? null,
         nat: natStatusOf(this.#agent.node.gathering),
         names: this.#names(),
+        portMapping: portMappingStatus(this.#agent.portMapper?.report, this.#agent.node.gathering),
         coordinator: {
           url: config.coordinatorUrl,
           connected: self.connected,
@@ -68,15 +70,16 @@ export class Control implements AgentControl {
     const local = natLabel(this.#agent.node.gathering.natReport());
     const remote = peer.nat === undefined ? null : natLabel(peer.nat);
     const path = this.#path(peer);
+    const { note } = portMappingStatus(this.#agent.portMapper?.report, this.#agent.node.gathering);
     return {
       schema: 1,
       name: peer.entry.name,
       online: peer.entry.online,
       path,
       why: peer.why,
-      // The sentence of `why` says it already.
+      // The sentence of `why` says it already, but for what is wrong with the router's port mapping.
       better: [],
-      help: [],
+      help: note === null || path?.kind === "direct" ? [] : [note],
       nat: { local, remote },
       history: this.#history(peer),
     };
@@ -160,8 +163,9 @@ export class Control implements AgentControl {
 
   async netcheck(signal: AbortSignal): Promise<Netcheck> {
     const { gathering } = this.#agent.node;
-    await this.#until(() => gathering.isComplete, NETCHECK_TIMEOUT_MS, signal);
-    return netcheckOf(gathering, this.#agent.self.connected);
+    const { self, portMapper } = this.#agent;
+    await this.#until(() => gathering.isComplete && portMapper?.isComplete !== false, NETCHECK_TIMEOUT_MS, signal);
+    return netcheckOf(gathering, self.connected, portMapper?.report);
   }
 
   trust(name: string): string | undefined {

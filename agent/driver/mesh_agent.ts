@@ -8,26 +8,23 @@ import { assertNever } from "../../shared/assert.ts";
 import { formatTransportAddress } from "../../shared/address.ts";
 import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
 import { FEATURES } from "../../shared/session/peer_session.ts";
-import {
-  type CoordinatorMessage,
-  type Hello,
-  PROTOCOL_VERSION,
-  type Refusal,
-  type RelayLeg,
-} from "../../shared/signal/messages.ts";
+import { type CoordinatorMessage, type Hello, PROTOCOL_VERSION, type RelayLeg } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type { AgentConfig } from "../cli/config.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../node/contract.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, RELAY_LEGS } from "../node/legs.ts";
 import { Node } from "../node/node.ts";
-import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
+import type { Mapping } from "../portmap/port_mapping.ts";
+import { EXIT, UserError } from "../state/user_error.ts";
 import { proxyFor, type WebSocketOptions } from "./bun_websocket.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
 import { logNodeEvent } from "./event_log.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
 import { MeshRoutes } from "./mesh_routes.ts";
+import { PortMapper } from "./port_mapper.ts";
+import { REFUSAL_EXIT } from "./refusal_exit.ts";
 import { Relays } from "./relays.ts";
 import { killsOthers, SignalClient } from "./signal_client.ts";
 import { usableAddresses } from "./usable_addresses.ts";
@@ -41,18 +38,6 @@ const OPEN_TIMEOUT_MS = 5000;
 const CHALLENGE_MS = 300;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
 const GOODBYE_MS = 60;
-
-const REFUSAL_EXIT: Readonly<Record<Refusal, ExitCode>> = {
-  key_invalid: EXIT.keyRefused,
-  key_expired: EXIT.keyRefused,
-  removed: EXIT.keyRefused,
-  identity_invalid: EXIT.keyRefused,
-  name_taken: EXIT.badConfiguration,
-  name_invalid: EXIT.badConfiguration,
-  version: EXIT.failed,
-  replaced: EXIT.failed,
-  full: EXIT.failed,
-};
 
 export interface SelfView {
   readonly name: string | undefined;
@@ -74,6 +59,8 @@ export interface EchoResult {
 export class MeshAgent {
   readonly config: AgentConfig;
   readonly node: Node;
+  /** Undefined when the router is not to be asked. */
+  readonly portMapper: PortMapper | undefined;
   readonly #worker: DataWorkerHost;
   readonly #signal: SignalClient;
   readonly #relays: Relays;
@@ -131,6 +118,11 @@ export class MeshAgent {
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
     });
+    const mapsPorts = config.direct && config.portMapping && !this.#withLoopback;
+    const onChange = (mapping?: Mapping): void =>
+      this.#step((now) => this.node.handlePortMapping(mapping?.external, now));
+    const mapper = { now: this.#now, log: config.log, onChange, onProgress: () => this.#notify() };
+    this.portMapper = mapsPorts ? new PortMapper(mapper) : undefined;
     const webSocket = (url: string): WebSocketOptions => {
       const proxy = proxyFor(url, config.proxy);
       return {
@@ -244,7 +236,7 @@ export class MeshAgent {
     clearInterval(this.#housekeeping);
     clearTimeout(this.#networkTimer);
     this.#step((now) => this.node.close(now));
-    await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS));
+    await Promise.all([this.portMapper?.stop(), new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))]);
     clearTimeout(this.#timer);
     this.#signal.stop();
     this.#relays.stop();
@@ -279,6 +271,7 @@ export class MeshAgent {
       this.node.handleDataLegs(this.#ports.ipv4, this.#ports.ipv6, now);
       this.node.handleInterfaces(this.#interfaces(), now);
     });
+    void this.portMapper?.refresh(this.#ports.ipv4);
   }
 
   /** The local port, or what went wrong. */
@@ -539,6 +532,7 @@ export class MeshAgent {
     const hasMoved = this.#signal.hasMoved;
     this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now, hasMoved));
     if (hasMoved) this.#signal.reopen();
+    void this.portMapper?.refresh(this.#ports.ipv4);
     this.#signal.retryNow();
     this.#relays.retryNow();
     this.#challenge();
@@ -549,6 +543,7 @@ export class MeshAgent {
     const timeoutMs = CHALLENGE_MS + 2 * (this.#self.rttMs ?? 0);
     this.#signal.challenge(timeoutMs);
     this.#relays.challenge(timeoutMs);
+    this.portMapper?.doubt();
   }
 
   #interfaces() {

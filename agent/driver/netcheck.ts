@@ -10,9 +10,12 @@ import type { Netcheck, NatStatus } from "../local/contract.ts";
 import { Gathering } from "../node/gathering.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6 } from "../node/legs.ts";
 import { natLabel } from "../path/nat_behavior.ts";
+import type { PortMappingReport } from "../portmap/port_mapping.ts";
 import { EXIT, systemReason, UserError } from "../state/user_error.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
+import { PortMapper } from "./port_mapper.ts";
+import { portMappingVerdicts } from "./port_mapping_words.ts";
 import { usableAddresses } from "./usable_addresses.ts";
 
 const FETCH_TIMEOUT_MS = 8000;
@@ -34,8 +37,15 @@ const SENTENCE: Readonly<Record<NatStatus["label"], string>> = {
   unknown: "How the router behaves is not known yet",
 };
 
-/** @param websocket does signalling work? */
-export function netcheckOf(gathering: Gathering, websocket: boolean): Netcheck {
+/**
+ * @param websocket does signalling work?
+ * @param portMapping undefined: switched off, or not asked
+ */
+export function netcheckOf(
+  gathering: Gathering,
+  websocket: boolean,
+  portMapping: PortMappingReport | undefined,
+): Netcheck {
   const nat = natStatusOf(gathering);
   const [address] = gathering.ipv6?.publicAddresses ?? [];
   const hasIPv4 = nat.publicAddress !== null;
@@ -47,7 +57,7 @@ export function netcheckOf(gathering: Gathering, websocket: boolean): Netcheck {
       available: address !== undefined,
       publicAddress: address === undefined ? null : formatTransportAddress(address),
     },
-    portMapping: { upnp: null, natPmp: null, pcp: null },
+    portMapping: portMappingVerdicts(portMapping, gathering),
     ssh: null,
     websocket,
     proxy: null,
@@ -77,6 +87,9 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
   const gathering = new Gathering((bytes) => new Uint8Array(randomBytes(bytes)));
   const done = Promise.withResolvers<void>();
   let timer: ReturnType<typeof setTimeout> | undefined;
+  const withLoopback = servers.some(({ ip }) => ip === "::1" || ip.startsWith("127."));
+  // A mesh on one machine has no router to ask.
+  const portMapper = withLoopback ? undefined : new PortMapper({ now, onProgress: () => settle() });
 
   const settle = (): void => {
     for (let action = gathering.poll(); action !== undefined; action = gathering.poll()) {
@@ -88,7 +101,7 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
     }
     clearTimeout(timer);
     const deadline = gathering.deadline();
-    if (gathering.isComplete) done.resolve();
+    if (gathering.isComplete && portMapper?.isComplete !== false) done.resolve();
     else if (deadline !== undefined) {
       timer = setTimeout(
         () => {
@@ -109,7 +122,7 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
     else return;
     settle();
   };
-  const withLoopback = servers.some(({ ip }) => ip === "::1" || ip.startsWith("127."));
+  void portMapper?.refresh(undefined);
   gathering.setInterfaces(
     usableAddresses(() => false, withLoopback),
     now(),
@@ -123,8 +136,9 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
   clearTimeout(limit);
   clearTimeout(timer);
   signal.removeEventListener("abort", onAbort);
-  await worker.stop();
-  return netcheckOf(gathering, true);
+  const portMapping = portMapper?.report;
+  await Promise.all([worker.stop(), portMapper?.stop()]);
+  return netcheckOf(gathering, true, portMapping);
 }
 
 async function stunServers(config: NetcheckConfig, signal: AbortSignal): Promise<TransportAddress[]> {

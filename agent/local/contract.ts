@@ -98,6 +98,15 @@ export const NamesStatus = v.looseObject({
 });
 export type NamesStatus = v.InferOutput<typeof NamesStatus>;
 
+/** What the router forwards to this machine, and what stands against its use. */
+const portMappingFields = {
+  protocol: v.nullable(Text(16)),
+  address: v.nullable(Address),
+  note: v.nullable(Sentence),
+};
+export const PortMappingStatus = v.looseObject(portMappingFields);
+export type PortMappingStatus = v.InferOutput<typeof PortMappingStatus>;
+
 export const Status = v.looseObject({
   schema: v.literal(1),
   self: v.looseObject({
@@ -109,6 +118,7 @@ export const Status = v.looseObject({
     tun: v.nullable(Name),
     nat: NatStatus,
     names: v.optional(NamesStatus),
+    portMapping: v.optional(PortMappingStatus),
     coordinator: v.looseObject({
       url: Text(512),
       connected: v.boolean(),
@@ -144,7 +154,8 @@ export const Netcheck = v.looseObject({
   udp: v.boolean(),
   ipv4: v.nullable(v.looseObject({ ...natFields, hairpin: Verdict })),
   ipv6: v.looseObject({ available: v.boolean(), publicAddress: v.nullable(Address) }),
-  portMapping: v.looseObject({ upnp: Verdict, natPmp: Verdict, pcp: Verdict }),
+  /** The verdicts are about what the router speaks. */
+  portMapping: v.looseObject({ upnp: Verdict, natPmp: Verdict, pcp: Verdict, ...v.partial(PortMappingStatus).entries }),
   ssh: Verdict,
   websocket: Verdict,
   proxy: v.nullable(Text(512)),

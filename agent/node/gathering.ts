@@ -2,11 +2,11 @@
  * Our own candidates: which addresses may a peer reach us at, and what does our NAT do?
  *
  * Host candidates are the usable interface addresses with the data sockets' ports; server-reflexive ones come from NAT discovery, run
- * for each address family against the coordinator. The list has a generation number that grows whenever it changes.
+ * for each address family against the coordinator; a port-mapped one is told by the gateway. The list has a generation number that grows whenever it changes.
  *
  * Pure: asks for STUN requests to be sent, is told of responses and time.
  */
-import { isIPv6, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import { equalBytes } from "../../shared/bytes.ts";
 import { hmacSha256 } from "../../shared/session/primitives.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
@@ -81,6 +81,7 @@ export class Gathering {
   #nextTestLeg = FIRST_TEST_LEG;
   #generation = 1;
   #isConnected = true;
+  #portMapped: TransportAddress | undefined;
   #announced = "";
   #signature = "";
 
@@ -111,6 +112,13 @@ export class Gathering {
       const isSame = before === JSON.stringify(credentials.servers);
       if (!isSame || family.discovery?.isHeard !== true) this.#startDiscovery(family, now);
     }
+  }
+
+  /** What the gateway says that it forwards to our IPv4 data socket; undefined: nothing. */
+  setPortMapping(address: TransportAddress | undefined): void {
+    const isUsable = address !== undefined && isProbeable(address.ip);
+    this.#portMapped = isUsable ? address : undefined;
+    this.#noteChange();
   }
 
   /** Is there a connection to the coordinator? Without one, silence says nothing about UDP: the coordinator may be away. */
@@ -174,8 +182,9 @@ export class Gathering {
   /** @param withHosts false while the peer has not yet authenticated: host candidates tell about our LAN */
   candidates(withHosts: boolean): CandidateList {
     const reflexive = this.#reflexive().map((address): WireCandidate => ({ kind: "server-reflexive", address }));
+    const mapped = this.#mapped(withHosts).map((address): WireCandidate => ({ kind: "port-mapped", address }));
     const hosts = withHosts ? this.#hosts().map((address): WireCandidate => ({ kind: "host", address })) : [];
-    const candidates = [...reflexive, ...hosts].slice(0, MAX_CANDIDATES);
+    const candidates = [...reflexive, ...mapped, ...hosts].slice(0, MAX_CANDIDATES);
     // A list with hosts replaces one without, although nothing else has changed.
     return { generation: this.#generation * 2 + (withHosts ? 1 : 0), nat: this.natReport(), candidates };
   }
@@ -261,6 +270,17 @@ export class Gathering {
 
   #reflexive(): TransportAddress[] {
     return this.#families.flatMap(({ result }) => [...(result?.publicAddresses ?? [])].slice(0, 4));
+  }
+
+  /**
+   * A gateway with another address than the internet sees is behind a NAT itself. Its mapping may still serve a peer behind the same
+   * carrier, or one whose coordinator sees only our LAN; like a host candidate it is for peers that have authenticated.
+   */
+  #mapped(withHosts: boolean): TransportAddress[] {
+    const mapped = this.#portMapped;
+    const known = this.#reflexive();
+    if (mapped === undefined || known.some((address) => sameTransportAddress(address, mapped))) return [];
+    return withHosts || known.some(({ ip }) => ip === mapped.ip) ? [mapped] : [];
   }
 
   #startDiscovery(family: Family, now: Instant): void {

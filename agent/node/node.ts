@@ -6,7 +6,7 @@
  * control frames travel through signalling until a direct path exists, and along the path from then on, so that a live direct path
  * does not need the coordinator.
  */
-import { ipBytes, unpackAddress } from "../../shared/address.ts";
+import { ipBytes, type TransportAddress, unpackAddress } from "../../shared/address.ts";
 import { assertNever } from "../../shared/assert.ts";
 import { equalBytes } from "../../shared/bytes.ts";
 import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.ts";
@@ -99,6 +99,12 @@ export class Node {
         peer.paths.probeAll(now);
       }
     }
+    this.#settle(now);
+  }
+
+  /** The transport address that the gateway forwards to our data socket, or none any more. */
+  handlePortMapping(external: TransportAddress | undefined, now: Instant): void {
+    this.#gathering.setPortMapping(external);
     this.#settle(now);
   }
 

@@ -34,10 +34,13 @@ export type ClientAction =
   /** One exchange over a TCP connection to the gateway; its end is reported to `handleHttp`, whatever becomes of it. */
   | { readonly type: "http"; readonly id: number; readonly to: TransportAddress; readonly bytes: Uint8Array };
 
+/** "no address" is a gateway without a public address to map; the rest is for people, and follows "the router ...". */
+export type RefusalReason = "no address" | `it ${string}` | `its ${string}` | `this ${string}` | `another ${string}`;
+
 /** How a request for a mapping, or a look at one, has ended. */
 export type Outcome =
   | { readonly type: "leased"; readonly lease: Lease }
-  | { readonly type: "refused"; readonly reason: string }
+  | { readonly type: "refused"; readonly reason: RefusalReason }
   | { readonly type: "silent" }
   /** The gateway has lost its state, or its address has changed: the mapping must be asked for anew. */
   | { readonly type: "lost" };

@@ -7,6 +7,7 @@
  *              | lifetime (4) |
  */
 import { ipFromBytes } from "../../shared/address.ts";
+import type { RefusalReason } from "./client.ts";
 import { Reader, Writer } from "../../shared/wire/cursor.ts";
 
 const VERSION = 0;
@@ -14,10 +15,10 @@ const OPCODE_ADDRESS = 0;
 const OPCODE_MAP_UDP = 1;
 const RESPONSE = 0x80;
 /** RFC 6886 §3.5; 0 is success. */
-const RESULTS: Readonly<Record<number, string>> = {
+const RESULTS: Readonly<Record<number, RefusalReason>> = {
   1: "it speaks another version",
   2: "it forbids this",
-  3: "it has no address itself",
+  3: "no address",
   4: "it has no resources left",
   5: "it does not know this request",
 };
@@ -33,7 +34,7 @@ export type NatPmpResponse = { readonly result: number; readonly epoch: number }
     }
 );
 
-export const natPmpResultText = (result: number): string => RESULTS[result] ?? `it answered with result ${result}`;
+export const natPmpRefusal = (result: number): RefusalReason => RESULTS[result] ?? `it answered with result ${result}`;
 
 export const encodeNatPmpAddress = (): Uint8Array => Uint8Array.of(VERSION, OPCODE_ADDRESS);
 

@@ -5,6 +5,7 @@ import {
   type ClientAction,
   type MappingClient,
   type Outcome,
+  type RefusalReason,
   Retransmission,
   type Target,
   WISHED_LIFETIME,
@@ -14,12 +15,10 @@ import {
   decodeNatPmpResponse,
   encodeNatPmpAddress,
   encodeNatPmpMap,
-  natPmpResultText,
+  natPmpRefusal,
   type NatPmpResponse,
 } from "./nat_pmp.ts";
-import { GATEWAY_PORT } from "./pcp.ts";
-
-const UNSUPPORTED_VERSION = 1;
+import { decodePcpResponse, GATEWAY_PORT, UNSUPPORTED_VERSION } from "./pcp.ts";
 
 export class NatPmpClient implements MappingClient {
   readonly protocol = "nat-pmp";
@@ -32,7 +31,7 @@ export class NatPmpClient implements MappingClient {
   #externalIp: string | undefined;
   #externalPort: number | undefined;
   /** Why there is no external address. */
-  #addressProblem: string | undefined;
+  #addressProblem: RefusalReason | undefined;
   #outcome: Outcome | undefined;
 
   constructor(target: Target) {
@@ -61,10 +60,16 @@ export class NatPmpClient implements MappingClient {
   }
 
   handleDatagram(from: TransportAddress, bytes: Uint8Array, now: Instant): boolean {
+    if (from.port !== GATEWAY_PORT) return false;
+    // What speaks only PCP answers our requests in its own version (RFC 6887 §9).
+    if (decodePcpResponse(bytes)?.result === UNSUPPORTED_VERSION) {
+      this.#search.stop();
+      this.isSpoken ??= false;
+      return true;
+    }
     const response = decodeNatPmpResponse(bytes);
-    if (response === undefined) return false;
-    if (from.port !== GATEWAY_PORT) return true;
-    this.isSpoken = response.result !== UNSUPPORTED_VERSION;
+    if (response === undefined || response.result === UNSUPPORTED_VERSION) return false;
+    this.isSpoken = true;
     if (response.type === "address") this.#handleAddress(response, now);
     else this.#handleMap(response, now);
     return true;
@@ -106,7 +111,7 @@ export class NatPmpClient implements MappingClient {
     const hasRestarted = this.#epoch.hasRestarted(epoch, now);
     const hasMoved = result === 0 && this.#externalIp !== undefined && ip !== this.#externalIp;
     this.#externalIp = result === 0 ? ip : undefined;
-    this.#addressProblem = result === 0 ? undefined : natPmpResultText(result);
+    this.#addressProblem = result === 0 ? undefined : natPmpRefusal(result);
     if (hasRestarted || hasMoved) this.#outcome ??= { type: "lost" };
   }
 
@@ -115,7 +120,7 @@ export class NatPmpClient implements MappingClient {
     if (internalPort !== this.#target.port || !this.#request.isRunning) return;
     this.#request.stop();
     this.#epoch.hasRestarted(epoch, now);
-    if (result !== 0) this.#outcome = { type: "refused", reason: natPmpResultText(result) };
+    if (result !== 0) this.#outcome = { type: "refused", reason: natPmpRefusal(result) };
     else if (this.#externalIp === undefined || externalPort === 0 || lifetime === 0) {
       this.#outcome = { type: "refused", reason: this.#addressProblem ?? "it gave a mapping of no use" };
     } else {

@@ -6,12 +6,16 @@
  *   MAP        | nonce (12) | protocol (1) | reserved (3) | internal port (2) | external port (2) | external address (16) |
  */
 import { ipBytes, ipFromBytes, type TransportAddress } from "../../shared/address.ts";
+import type { RefusalReason } from "./client.ts";
 import { Reader, Writer } from "../../shared/wire/cursor.ts";
 
 /** Of PCP and NAT-PMP servers alike (RFC 6887 §19.2, RFC 6886 §3.1); they announce themselves to clients on the next lower one. */
 export const GATEWAY_PORT = 5351;
 export const ANNOUNCEMENT_PORT = 5350;
 export const NONCE_BYTES = 12;
+
+/** The result of PCP and of NAT-PMP that means: this was no version of mine. */
+export const UNSUPPORTED_VERSION = 1;
 
 const VERSION = 2;
 const OPCODE_ANNOUNCE = 0;
@@ -23,14 +27,14 @@ const MAX_BYTES = 1100;
 const UNKNOWN_EXTERNAL = "0.0.0.0";
 
 /** RFC 6887 §7.4, those that a client of MAP can meet; 0 is success. */
-const RESULTS: Readonly<Record<number, string>> = {
+const RESULTS: Readonly<Record<number, RefusalReason>> = {
   1: "it speaks another version",
   2: "it forbids this",
   3: "it did not understand the request",
   4: "it does not know this request",
   5: "it does not know an option",
   6: "it did not understand an option",
-  7: "its network fails",
+  7: "no address",
   8: "it has no resources left",
   9: "it does not map UDP",
   10: "this machine has all the ports that it may have",
@@ -51,7 +55,7 @@ export interface PcpResponse {
     | undefined;
 }
 
-export const pcpResultText = (result: number): string => RESULTS[result] ?? `it answered with result ${result}`;
+export const pcpRefusal = (result: number): RefusalReason => RESULTS[result] ?? `it answered with result ${result}`;
 
 /** @param lifetime seconds; 0 removes the mapping */
 export function encodePcpMap(map: {
@@ -94,9 +98,10 @@ export function decodePcpResponse(bytes: Uint8Array): PcpResponse | undefined {
   reader.skip(3);
   const internalPort = reader.u16();
   const port = reader.u16();
-  const ip = ipFromBytes(reader.bytes(16));
+  const address = reader.bytes(16);
   if (reader.failed || protocol !== PROTOCOL_UDP) return undefined;
-  return { result, lifetime, epoch, map: { nonce, internalPort, external: { ip, port } } };
+  const external = { ip: ipFromBytes(address), port };
+  return { result, lifetime, epoch, map: { nonce, internalPort, external } };
 }
 
 function header(opcode: number, lifetime: number, local: string): Writer {

@@ -11,17 +11,17 @@ import {
   WISHED_LIFETIME,
 } from "./client.ts";
 import { Epoch } from "./epoch.ts";
+import { decodeNatPmpResponse } from "./nat_pmp.ts";
 import {
   decodePcpResponse,
   encodePcpAnnounce,
   encodePcpMap,
   GATEWAY_PORT,
   NONCE_BYTES,
-  pcpResultText,
+  pcpRefusal,
   type PcpResponse,
+  UNSUPPORTED_VERSION,
 } from "./pcp.ts";
-
-const UNSUPPORTED_VERSION = 1;
 
 export class PcpClient implements MappingClient {
   readonly protocol = "pcp";
@@ -62,13 +62,19 @@ export class PcpClient implements MappingClient {
   }
 
   handleDatagram(from: TransportAddress, bytes: Uint8Array, now: Instant): boolean {
+    // Announcements come from the server's port too (RFC 6887 §14.1.3).
+    if (from.port !== GATEWAY_PORT) return false;
+    // What speaks only NAT-PMP answers our requests in its own version (RFC 6887 §9).
+    if (decodeNatPmpResponse(bytes)?.result === UNSUPPORTED_VERSION) {
+      this.#search.stop();
+      this.isSpoken ??= false;
+      return true;
+    }
     const response = decodePcpResponse(bytes);
-    if (response === undefined) return false;
-    // Unasked announcements come from the server's port too (RFC 6887 §14.1.3).
-    if (from.port !== GATEWAY_PORT) return true;
+    // Likewise this answers a request of NAT-PMP.
+    if (response === undefined || response.result === UNSUPPORTED_VERSION) return false;
     this.#search.stop();
-    // The server answers in its own version when it does not know ours (RFC 6887 §9).
-    this.isSpoken = response.result !== UNSUPPORTED_VERSION;
+    this.isSpoken = true;
     if (response.map === undefined) {
       if (this.#epoch.hasRestarted(response.epoch, now)) this.#outcome ??= { type: "lost" };
     } else this.#handleMap(response, response.map, now);
@@ -111,7 +117,7 @@ export class PcpClient implements MappingClient {
     this.#request.stop();
     // This very answer has made the mapping anew, if it was lost.
     this.#epoch.hasRestarted(response.epoch, now);
-    if (response.result !== 0) this.#outcome = { type: "refused", reason: pcpResultText(response.result) };
+    if (response.result !== 0) this.#outcome = { type: "refused", reason: pcpRefusal(response.result) };
     else if (response.lifetime === 0 || map.external.port === 0) {
       this.#outcome = { type: "refused", reason: "it gave a mapping of no use" };
     } else {

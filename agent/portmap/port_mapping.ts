@@ -10,7 +10,14 @@
  */
 import { sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
-import { type ClientAction, type MappingClient, PROTOCOLS, type Protocol, type Target } from "./client.ts";
+import {
+  type ClientAction,
+  type MappingClient,
+  PROTOCOLS,
+  type Protocol,
+  type RefusalReason,
+  type Target,
+} from "./client.ts";
 import { NatPmpClient } from "./nat_pmp_client.ts";
 import { PcpClient } from "./pcp_client.ts";
 import { isNotification } from "./ssdp.ts";
@@ -41,8 +48,8 @@ export interface PortMappingReport {
   /** Undefined while it is being found out, or when there is no gateway to ask. */
   readonly spoken: Readonly<Record<Protocol, boolean | undefined>>;
   readonly mapping: Mapping | undefined;
-  /** Why there is no mapping although the gateway speaks one of the protocols: "it forbids this". */
-  readonly refusal: { readonly protocol: Protocol; readonly reason: string } | undefined;
+  /** Why there is no mapping although the gateway speaks one of the protocols; undefined while it speaks none. */
+  readonly refusal: { readonly protocol: Protocol; readonly reason: RefusalReason } | undefined;
 }
 
 const UNKNOWN: PortMappingReport["spoken"] = { pcp: undefined, "nat-pmp": undefined, upnp: undefined };
@@ -150,6 +157,7 @@ export class PortMapping {
     this.#drain();
     this.#target = undefined;
     this.#clients = {};
+    this.#spoken = UNKNOWN;
   }
 
   deadline(): Instant | undefined {
@@ -172,7 +180,7 @@ export class PortMapping {
 
   /** Has the gateway been asked for everything, and either answered or been silent? */
   get isComplete(): boolean {
-    const isKnown = this.#all().every(({ isSpoken }) => isSpoken !== undefined);
+    const isKnown = this.#all().every(({ protocol }) => this.#spoken[protocol] !== undefined);
     return this.#state.state !== "requesting" && isKnown;
   }
 
@@ -255,12 +263,17 @@ export class PortMapping {
           this.#failedRenewal(state, outcome, now);
           break;
         }
-        this.#refusal = { protocol, reason: outcome.type === "refused" ? outcome.reason : "it did not answer" };
+        this.#noteRefusal(protocol, outcome.type === "refused" ? outcome.reason : "it did not answer", state.refused);
         this.#state = { state: "searching", since: now, refused: [...state.refused, protocol] };
         break;
       default:
         outcome satisfies never;
     }
+  }
+
+  /** Of several, a missing address explains the others; else the most preferred protocol's. */
+  #noteRefusal(protocol: Protocol, reason: RefusalReason, earlier: readonly Protocol[]): void {
+    if (earlier.length === 0 || reason === "no address") this.#refusal = { protocol, reason };
   }
 
   #failedRenewal(state: State & { readonly state: "held" }, outcome: { readonly type: string }, now: Instant): void {
@@ -285,6 +298,7 @@ export class PortMapping {
       return;
     }
     if (open.some(({ isSpoken }) => isSpoken === undefined)) return;
+    if (state.refused.length === 0) this.#refusal = undefined;
     const wait = SEARCH_AGAIN_MS[Math.min(this.#failures, SEARCH_AGAIN_MS.length - 1)] ?? 0;
     this.#failures++;
     this.#state =

@@ -10,6 +10,7 @@ import {
   type ClientAction,
   type MappingClient,
   type Outcome,
+  type RefusalReason,
   Retransmission,
   type Target,
   WISHED_LIFETIME,
@@ -167,7 +168,7 @@ export class UpnpClient implements MappingClient {
     const service = this.#services[index];
     if (service === undefined) {
       this.#step = { type: "idle" };
-      this.#outcome = { type: "refused", reason: "it has no address of its own" };
+      this.#outcome = { type: "refused", reason: "no address" };
       return;
     }
     this.#step = { type: "address", service: index };
@@ -273,7 +274,7 @@ export class UpnpClient implements MappingClient {
   }
 }
 
-function refusal(answer: SoapAnswer | undefined): string {
+function refusal(answer: SoapAnswer | undefined): RefusalReason {
   if (answer === undefined || answer.ok) return "its answer makes no sense";
   if (answer.fault === FAULT.notAuthorized) return "it forbids this";
   return answer.fault === 0 ? "it refused" : `it refused with error ${answer.fault}`;

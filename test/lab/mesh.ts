@@ -128,6 +128,11 @@ export interface AgentStatus {
       readonly ports?: { readonly first: number; readonly last: number; readonly stride: number } | null;
       readonly publicAddress: string | null;
     };
+    readonly portMapping?: {
+      readonly protocol: string | null;
+      readonly address: string | null;
+      readonly note: string | null;
+    };
     readonly coordinator: { readonly url: string; readonly connected: boolean; readonly rttMs: number };
   };
   readonly peers: readonly PeerStatus[];
@@ -327,6 +332,12 @@ export interface Netcheck {
   readonly udp: boolean;
   readonly ipv4: AgentStatus["self"]["nat"] | null;
   readonly ipv6: { readonly available: boolean; readonly publicAddress: string | null };
+  readonly portMapping: {
+    readonly upnp: boolean | null;
+    readonly natPmp: boolean | null;
+    readonly pcp: boolean | null;
+    readonly address: string | null;
+  };
   readonly summary: string;
 }
 

@@ -11,7 +11,18 @@ describe("commands", () => {
   test("up: every flag", () => {
     const argv = ["up", `${URL_TEXT}/`, "--key", KEY, "--name", "NAS", "--tun", "on", "--tun-name", "mesh0"];
     argv.push("--no-ssh", "--no-websocket", "--proxy", "socks5://user:pass@proxy.example:1080");
-    argv.push("--udp-port", "0", "--no-direct", "--ca-file", "ca.pem", "--timeout", "2.5", "--log-level", "debug");
+    argv.push(
+      "--udp-port",
+      "0",
+      "--no-direct",
+      "--no-port-mapping",
+      "--ca-file",
+      "ca.pem",
+      "--timeout",
+      "2.5",
+      "--log-level",
+      "debug",
+    );
     argv.push("--log-format", "json", "--state-dir", "/s", "--socket", "/a.sock");
     expect(parseArguments(argv, {})).toEqual({
       command: "up",
@@ -24,6 +35,7 @@ describe("commands", () => {
         udpPort: 0,
         direct: false,
         dns: true,
+        portMapping: false,
         ssh: false,
         websocket: false,
         proxy: "socks5://user:pass@proxy.example:1080",
@@ -42,6 +54,7 @@ describe("commands", () => {
       tun: "auto",
       direct: true,
       dns: true,
+      portMapping: true,
       ssh: true,
       websocket: true,
       logLevel: "info",
@@ -220,6 +233,7 @@ describe("the environment", () => {
         key: KEY,
         direct: false,
         dns: true,
+        portMapping: true,
         ssh: true,
         websocket: true,
         udpPort: 5000,

@@ -39,6 +39,7 @@ describe("what the agent is given", () => {
       name: { text: "ada-s-laptop", explicit: false },
       tun: "auto",
       direct: true,
+      portMapping: true,
       socketPath: join(stateDir, "agent.sock"),
       state: { dir: stateDir },
     });
