@@ -12,12 +12,15 @@ interface Class {
   reported: number;
   /** When the oldest packet left that no report has followed, and how many have left since. */
   since: Instant | undefined;
+  latest: Instant;
   packets: number;
 }
 
+const unused = (): Class => ({ reported: 0, since: undefined, latest: 0 as Instant, packets: 0 });
+
 export class Delivery {
-  readonly #small: Class = { reported: 0, since: undefined, packets: 0 };
-  readonly #large: Class = { reported: 0, since: undefined, packets: 0 };
+  readonly #small = unused();
+  readonly #large = unused();
   /** A receiver that has never reported says nothing by silence. */
   #hasReported = false;
 
@@ -49,16 +52,23 @@ export class Delivery {
     for (const size of [this.#small, this.#large]) size.reported = 0;
   }
 
-  /** Since when a class of which at least so many packets have left has not been reported, the longest. */
-  silentSince(packets: number): Instant | undefined {
+  /**
+   * Since when a class has not been reported, the longest, although so many packets of it have left over so long a time. The time is what
+   * tells a path that swallows packets from a flow that has ended: the report about its last ones may come before they are counted here.
+   */
+  silentSince(packets: number, milliseconds: number): Instant | undefined {
     if (!this.#hasReported) return undefined;
-    return earliest(...[this.#small, this.#large].map((size) => (size.packets >= packets ? size.since : undefined)));
+    const silent = [this.#small, this.#large].filter(
+      (size) => size.packets >= packets && size.since !== undefined && size.latest - size.since >= milliseconds,
+    );
+    return earliest(...silent.map(({ since }) => since));
   }
 }
 
 function count(size: Class, packets: number, now: Instant): void {
   if (packets === 0) return;
   size.since ??= now;
+  size.latest = now;
   size.packets += packets;
 }
 

@@ -31,14 +31,16 @@ const ACTIVE_PROOF_MS = 400;
 const ACTIVE_MS = 2000;
 const ACTIVE_PROBE_MS = 100;
 /**
- * The receiver reports each 100 ms, and one report may be lost: no news of a class of packets for this long, besides the round trip, make the
- * path suspect. One or two packets are lost anywhere.
+ * The receiver reports each 100 ms, and one report may be lost: no news of a class of packets, while it is sent, for this long besides the
+ * round trip make the path suspect. One or two packets are lost anywhere.
  */
 const SILENT_MS = 250;
 const SILENT_PACKETS = 4;
 /** The same while the path answers probes: then more is asked, since a mistake would cost a path that works. */
 const DEAF_MS = 550;
 const DEAF_PACKETS = 6;
+/** The sender's own counts come each 100 ms too: the last of them before the verdict may be as old. */
+const COUNT_MS = 110;
 /** While the peer is heard an answer may only be waiting behind a full queue: patience. */
 const HEARD_MS = 500;
 const HEARD_ANSWER_MS = 400;
@@ -139,13 +141,13 @@ export class PathWatch {
 
   /** Nobody gets our data, while the path answers: only then are reports believed alone. */
   #deafAt(pair: Pair): Instant | undefined {
-    const since = this.#delivery.silentSince(DEAF_PACKETS);
+    const since = this.#delivery.silentSince(DEAF_PACKETS, DEAF_MS - COUNT_MS + (pair.rttMs ?? 0));
     if (since === undefined || pair.provenAt === undefined || pair.provenAt < since) return undefined;
     return after(since, DEAF_MS + (pair.rttMs ?? 0));
   }
 
   #silentAt(pair: Pair): Instant | undefined {
-    const since = this.#delivery.silentSince(SILENT_PACKETS);
+    const since = this.#delivery.silentSince(SILENT_PACKETS, SILENT_MS - COUNT_MS + (pair.rttMs ?? 0));
     return since === undefined ? undefined : after(since, SILENT_MS + (pair.rttMs ?? 0));
   }
 

@@ -515,6 +515,16 @@ describe("what the receiver reports", () => {
     expect(flow("none", { answers: false })).toBeLessThanOrEqual(800);
   });
 
+  test("is not missed when the flow has ended, though the last report came before the last count", () => {
+    const bench = direct(40);
+    bench.do((paths) => paths.handleDeliveryReport({ small: 20, large: 0 }));
+    bench.do((paths, now) => paths.handleTraffic({ small: 100, large: 0 }, NONE, now));
+    bench.pass(3000, () => {
+      if (bench.probesTo(PUBLIC).at(-1)?.at === bench.now) bench.answer(PUBLIC);
+    });
+    expect(bench.paths.selected?.remote).toEqual(PUBLIC);
+  });
+
   test("says nothing by its absence, when the peer has never reported", () => {
     const bench = direct(40);
     for (let i = 0; i < 30; i++) {
