@@ -27,6 +27,8 @@ import type { Store } from "./store/store.ts";
 import { defaultStunAddresses, type LocalNetwork, readLocalNetwork } from "./stun/stun_addresses.ts";
 import { openStunSockets } from "./stun/stun_sockets.ts";
 
+/** How often the relay's counters are logged, while they move. */
+const RELAY_COUNTERS_MS = 60_000;
 /** PRODUCT.md: what the command line changes takes effect within 2 s. */
 const STORE_POLL_MS = 500;
 const FIRST_KEY_LIFETIME_MS = 24 * 3_600_000;
@@ -187,6 +189,14 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
     }
   }, STORE_POLL_MS);
   closers.push(() => clearInterval(poll));
+  let told = "";
+  const counting = setInterval(() => {
+    const counters = Object.entries(relay.counters).map(([name, count]) => `${name} ${count}`);
+    const line = `Relay, ${relay.legCount} legs: ${counters.join(", ")}`;
+    if (line !== told) log.debug(line);
+    told = line;
+  }, RELAY_COUNTERS_MS);
+  closers.push(() => clearInterval(counting));
 
   isHealthy = true;
   printJoinLine(store, identity, reachable, log);

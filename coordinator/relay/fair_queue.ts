@@ -5,6 +5,7 @@
  * (deficit round robin, Shreedhar and Varghese 1995), whatever the size of their frames. Pure.
  */
 import type { PeerId } from "../../shared/session/identity.ts";
+import type { Instant } from "../../shared/time.ts";
 
 /** For each source: 20 ms at 100 Mbit/s. */
 export const MAX_SOURCE_BYTES = 256 * 1024;
@@ -25,6 +26,8 @@ export interface TakenFrame {
 interface SourceQueue {
   readonly source: PeerId;
   frames: Uint8Array[];
+  /** When each of them came. */
+  times: Instant[];
   /** Frames before this one are gone. */
   head: number;
   /** With overheads. */
@@ -48,14 +51,15 @@ export class FairQueue {
   }
 
   /** Keeps `frame` itself and no copy. Returns how many frames were dropped for it. */
-  push(source: PeerId, frame: Uint8Array): number {
+  push(source: PeerId, frame: Uint8Array, at: Instant): number {
     let queue = this.#sources.get(source);
     if (queue === undefined) {
-      queue = { source, frames: [], head: 0, bytes: 0, deficit: 0 };
+      queue = { source, frames: [], times: [], head: 0, bytes: 0, deficit: 0 };
       this.#sources.set(source, queue);
       this.#turns.push(queue);
     }
     queue.frames.push(frame);
+    queue.times.push(at);
     queue.bytes += costOf(frame);
     this.#bytes += costOf(frame);
     let dropped = 0;
@@ -111,12 +115,28 @@ export class FairQueue {
     return [...this.#sources.keys()];
   }
 
+  /** Drops what came before this; returns how many frames that were. */
+  dropBefore(oldest: Instant): number {
+    let dropped = 0;
+    for (const queue of [...this.#turns]) {
+      for (; queue.head < queue.frames.length && (queue.times[queue.head] ?? oldest) < oldest; dropped++) {
+        this.#shift(queue);
+      }
+    }
+    return dropped;
+  }
+
   /** Moves what waits of one source to the end of another queue; returns how many frames that one dropped. */
   moveTo(other: FairQueue, source: PeerId): number {
     const queue = this.#sources.get(source);
     if (queue === undefined) return 0;
     this.clear(source);
-    return queue.frames.slice(queue.head).reduce((dropped, frame) => dropped + other.push(source, frame), 0);
+    let dropped = 0;
+    for (let i = queue.head; i < queue.frames.length; i++) {
+      const [frame, at] = [queue.frames[i], queue.times[i]];
+      if (frame !== undefined && at !== undefined) dropped += other.push(source, frame, at);
+    }
+    return dropped;
   }
 
   /** One that has at least its share of the whole; there always is one. */
@@ -136,6 +156,7 @@ export class FairQueue {
     if (queue.head === queue.frames.length) this.#forget(queue);
     else if (queue.head >= COMPACT_AFTER && queue.head * 2 >= queue.frames.length) {
       queue.frames = queue.frames.slice(queue.head);
+      queue.times = queue.times.slice(queue.head);
       queue.head = 0;
     }
   }

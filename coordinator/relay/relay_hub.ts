@@ -10,7 +10,7 @@
 import { assertNever } from "../../shared/assert.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
-import type { Instant } from "../../shared/time.ts";
+import { after, type Instant } from "../../shared/time.ts";
 import { type Rate, TokenBucket } from "../limits.ts";
 import { FairQueue, FRAME_OVERHEAD_BYTES, type TakenFrame } from "./fair_queue.ts";
 
@@ -26,6 +26,11 @@ export const DEFAULT_AGENT_RATE: Rate = { perSecond: 125_000_000, burst: 12_500_
 const BIND_RATE: Rate = { perSecond: 100, burst: 2000 };
 /** Peers that one leg may be bound to. */
 export const MAX_BOUND_PEERS = 4096;
+
+/** A frame that has waited for longer is dropped: whoever waits for it has asked again by then. */
+const MAX_WAIT_MS = 1000;
+/** What waited for a leg when it was lost is passed on only if it is younger: older frames would come after newer ones. */
+const MAX_INHERITED_AGE_MS = 100;
 
 export interface Addressed {
   readonly to: PeerId;
@@ -60,6 +65,8 @@ export interface RelayCounters {
   forwardedBytes: number;
   /** Queue full: the oldest went. */
   droppedOverflow: number;
+  /** Waited too long. */
+  droppedLate: number;
   droppedNoLeg: number;
   droppedRefused: number;
   droppedRate: number;
@@ -108,6 +115,7 @@ export class RelayHub {
     forwardedFrames: 0,
     forwardedBytes: 0,
     droppedOverflow: 0,
+    droppedLate: 0,
     droppedNoLeg: 0,
     droppedRefused: 0,
     droppedRate: 0,
@@ -131,7 +139,7 @@ export class RelayHub {
       case "leg_opened":
         return this.#open(input.leg, input.peer, input.kind, now);
       case "leg_closed":
-        return this.#withLeg(input.leg, (leg) => this.#close(leg));
+        return this.#withLeg(input.leg, (leg) => this.#close(leg, now));
       case "bind":
         return this.#withLeg(input.leg, (leg) => this.#bind(leg, input.peer, now));
       case "release":
@@ -139,7 +147,7 @@ export class RelayHub {
       case "frames":
         return this.#withLeg(input.leg, (leg) => this.#forward(leg, input.frames, now));
       case "rules_changed":
-        return this.#applyRules(input.peer);
+        return this.#applyRules(input.peer, now);
       case "agent_joined": {
         const agent = this.#agents.get(input.peer);
         for (const [peer, interest] of agent?.interests ?? []) {
@@ -158,8 +166,17 @@ export class RelayHub {
   }
 
   /** What the leg should write next; see FairQueue. */
-  take(leg: LegId, maximumBytes: number, perFrame: number, isReady?: (source: PeerId) => boolean): TakenFrame[] {
-    const taken = this.#legs.get(leg)?.queue.take(maximumBytes, perFrame, isReady) ?? [];
+  take(
+    leg: LegId,
+    now: Instant,
+    maximumBytes: number,
+    perFrame: number,
+    isReady?: (source: PeerId) => boolean,
+  ): TakenFrame[] {
+    const queue = this.#legs.get(leg)?.queue;
+    if (queue === undefined) return [];
+    this.counters.droppedLate += queue.dropBefore(after(now, -MAX_WAIT_MS));
+    const taken = queue.take(maximumBytes, perFrame, isReady);
     this.counters.forwardedFrames += taken.length;
     for (const { frame } of taken) this.counters.forwardedBytes += frame.length;
     return taken;
@@ -192,16 +209,18 @@ export class RelayHub {
     agent.legs.set(kind, leg);
     if (before !== undefined) {
       this.#actions.push({ type: "close", leg: before.id, reason: "replaced" });
+      this.counters.droppedLate += before.queue.dropBefore(after(now, -MAX_INHERITED_AGE_MS));
       // What waits for an SSH leg needs a channel of its own there, which #reroute sees to.
       for (const source of before.queue.sources())
         this.counters.droppedOverflow += before.queue.moveTo(leg.queue, source);
-      this.#close(before);
+      this.#close(before, now);
     }
     this.#reroute(agent);
   }
 
-  #close(leg: Leg): void {
+  #close(leg: Leg, now: Instant): void {
     const { agent } = leg;
+    this.counters.droppedLate += leg.queue.dropBefore(after(now, -MAX_INHERITED_AGE_MS));
     this.#legs.delete(leg.id);
     if (agent.legs.get(leg.kind) === leg) agent.legs.delete(leg.kind);
     const [other] = agent.legs.values();
@@ -265,7 +284,7 @@ export class RelayHub {
       else if (route === "refused") this.counters.droppedRefused++;
       else {
         // A copy: the frame is a view into a larger buffer, which must not stay for its sake.
-        this.counters.droppedOverflow += route.queue.push(agent.id, frame.slice());
+        this.counters.droppedOverflow += route.queue.push(agent.id, frame.slice(), now);
         touched.add(route);
       }
     }
@@ -319,12 +338,12 @@ export class RelayHub {
     this.#actions.push({ type: "peer_leg", to, peer, leg });
   }
 
-  #applyRules(changed: PeerId | undefined): void {
+  #applyRules(changed: PeerId | undefined, now: Instant): void {
     for (const agent of this.#agents.values()) {
       if (this.#options.isMember(agent.id)) continue;
       for (const leg of agent.legs.values()) {
         this.#actions.push({ type: "close", leg: leg.id, reason: "removed" });
-        this.#close(leg);
+        this.#close(leg, now);
       }
     }
     const agents = changed === undefined ? [...this.#agents.values()] : [this.#agents.get(changed)];

@@ -105,7 +105,8 @@ export function createRelayService(options: RelayServiceOptions): RelayService {
         release: (to) => step({ type: "release", leg, peer: to }),
         mayBind: (to) => hub.mayBind(leg, to),
         frames: (frames) => step({ type: "frames", leg, frames }),
-        take: (maximumBytes, perFrame, isReady) => hub.take(leg, maximumBytes, perFrame, isReady),
+        take: (maximumBytes, perFrame, isReady) =>
+          hub.take(leg, instant(performance.now()), maximumBytes, perFrame, isReady),
         get queuedBytes() {
           return hub.queuedBytes(leg);
         },

@@ -50,7 +50,7 @@ const notices = (actions: RelayAction[]) =>
   );
 const nameOf = (id: PeerId): string => ({ [A]: "A", [B]: "B", [C]: "C" })[id] ?? id;
 const taken = (leg: number, isReady?: (source: PeerId) => boolean) =>
-  hub.take(leg, 65_536, 4, isReady).map(({ from, frame }) => `${nameOf(from)}${frame[0]}`);
+  hub.take(leg, instant(now), 65_536, 4, isReady).map(({ from, frame }) => `${nameOf(from)}${frame[0]}`);
 
 describe("where frames go", () => {
   test("to the SSH leg with a channel for the sender, else to the WebSocket leg, else they wait for the channel", () => {
@@ -176,7 +176,7 @@ describe("limits", () => {
   test("a queue that is full loses its oldest frames", () => {
     give(open(1, A, "websocket"), open(2, B, "websocket"), large(1, B, 300));
     const frames: number[] = [];
-    for (let part = hub.take(2, 65_536, 4); part.length > 0; part = hub.take(2, 65_536, 4))
+    for (let part = hub.take(2, instant(now), 65_536, 4); part.length > 0; part = hub.take(2, instant(now), 65_536, 4))
       frames.push(...part.map(({ frame }) => new DataView(frame.buffer).getUint32(0)));
     expect(frames.length).toBe(Math.floor((256 * 1024) / (1300 + 64)));
     expect(frames.at(-1)).toBe(299);
@@ -187,7 +187,7 @@ describe("limits", () => {
   test("sources take turns by bytes, and one batch never grows beyond its limit", () => {
     give(open(1, A, "websocket"), open(2, B, "websocket"), open(3, C, "websocket"));
     give(large(1, B, 150), large(3, B, 20));
-    const part = hub.take(2, 40_000, 4);
+    const part = hub.take(2, instant(now), 40_000, 4);
     const fromC = part.filter(({ from }) => from === C).length;
     expect(Math.abs(part.length - 2 * fromC)).toBeLessThanOrEqual(7);
     expect(part.reduce((sum, { frame }) => sum + frame.length + 4, 0)).toBeLessThanOrEqual(40_000);
@@ -203,7 +203,7 @@ describe("limits", () => {
     expect(hub.queuedBytes(2)).toBeLessThanOrEqual(2 * 1024 * 1024);
     expect(hub.queuedBytes(2)).toBeGreaterThan(2 * 1024 * 1024 - 2000);
     const all: PeerId[] = [];
-    for (let part = hub.take(2, 65_536, 4); part.length > 0; part = hub.take(2, 65_536, 4))
+    for (let part = hub.take(2, instant(now), 65_536, 4); part.length > 0; part = hub.take(2, instant(now), 65_536, 4))
       all.push(...part.map(({ from }) => from));
     expect(all.filter((id) => id === many[19]).length).toBe(10);
   });
@@ -227,4 +227,29 @@ describe("limits", () => {
       ).length;
     expect(told).toBeLessThanOrEqual(2000 * 2);
   });
+});
+
+describe("what has waited", () => {
+  test("for more than a second is dropped and counted", () => {
+    give(open(1, A, "websocket"), open(2, B, "websocket"), bind(1, B), send(1, B, 1));
+    now = 600;
+    give(send(1, B, 2));
+    now = 1100;
+    expect(taken(2)).toEqual(["A2"]);
+    expect(hub.counters.droppedLate).toBe(1);
+  });
+
+  test.each(["replaced", "closed"])(
+    "for a leg that is %s goes on by the next one only while it is fresh: newer frames may have come by other ways",
+    (how) => {
+      give(open(1, A, "websocket"), open(2, B, "websocket"), bind(1, B), send(1, B, 1));
+      now = 300;
+      give(send(1, B, 2));
+      now = 350;
+      if (how === "replaced") give(open(3, B, "websocket"));
+      else give(open(3, B, "ssh"), { type: "leg_closed", leg: 2 });
+      expect(taken(3)).toEqual(["A2"]);
+      expect(hub.counters.droppedLate).toBe(1);
+    },
+  );
 });
