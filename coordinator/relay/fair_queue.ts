@@ -118,7 +118,7 @@ export class FairQueue {
   /** Drops what came before this; returns how many frames that were. */
   dropBefore(oldest: Instant): number {
     let dropped = 0;
-    for (const queue of [...this.#turns]) {
+    for (const queue of this.#turns.slice()) {
       for (; queue.head < queue.frames.length && (queue.times[queue.head] ?? oldest) < oldest; dropped++) {
         this.#shift(queue);
       }
