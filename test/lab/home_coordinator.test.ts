@@ -1,0 +1,59 @@
+/**
+ * A home lab: the coordinator stands in one peer's own LAN, behind a port forward. Its neighbour there sees the coordinator's STUN from
+ * inside and learns nothing of the address that the internet sees; it has to learn it in another way.
+ */
+import { existsSync } from "node:fs";
+import { expect, test } from "vitest";
+import { withLab } from "./lab_case.ts";
+import { bothDirect, type MeshAgent, startAgent, startCoordinator } from "./mesh.ts";
+import { MINIUPNPD, Miniupnpd } from "./miniupnpd.ts";
+import type { Lab, SiteNat } from "./topology.ts";
+
+const isMissing = !existsSync(MINIUPNPD);
+
+test.skipIf(isMissing).each<[SiteNat, SiteNat]>([
+  ["portrestricted", "portrestricted"],
+  ["symmetric", "symmetric"],
+])(
+  `%s x %s: by the router's port mapping${isMissing ? ` (skipped: ${MINIUPNPD} is not installed)` : ""}`,
+  async (home, away) => {
+    await withLab({ sites: [{ nat: home, hosts: 2 }, { nat: away }] }, async (lab) => {
+      await Miniupnpd.start(lab, lab.site(1));
+      const { neighbour, others } = await startHomeMesh(lab);
+      const [other] = others;
+      if (other === undefined) throw new Error("A peer elsewhere expected");
+      await bothDirect(neighbour, other);
+      // STUN has shown it nothing but its own address: what the peer reaches it at is the router's word.
+      expect((await neighbour.status()).self.nat.publicAddress).toMatch(/^10\.1\.0\.10:/);
+      const mapped = (await neighbour.status()).self.portMapping?.address;
+      expect(mapped).toMatch(/^198\.51\.100\.10:/);
+      expect((await other.peer(neighbour.name)).path?.remoteAddress).toBe(mapped);
+    });
+  },
+);
+
+/** The coordinator on the second host of site 1, reached from outside through its router; agents on the others. */
+async function startHomeMesh(lab: Lab): Promise<{ neighbour: MeshAgent; others: readonly MeshAgent[] }> {
+  const home = lab.site(1);
+  const [neighbourHost, machine] = home.hosts;
+  if (neighbourHost === undefined || machine === undefined || home.router === undefined) {
+    throw new Error("Site 1 needs a router and two hosts");
+  }
+  await home.router.execChecked(["nft", "-f", "-"], {
+    input: `table ip home {
+ chain pre { type nat hook prerouting priority dstnat - 5;
+  iifname "wan" ip daddr ${home.publicAddress} tcp dport { 8080, 2222 } dnat to ${machine.address}
+  iifname "wan" ip daddr ${home.publicAddress} udp dport { 3478, 3479 } dnat to ${machine.address}
+ }
+}
+`,
+  });
+  const coordinator = await startCoordinator(lab, { machine });
+  const key = await coordinator.createKey({ reusable: true });
+  const outside = coordinator.url.replace(machine.address, home.publicAddress);
+  const [neighbour, ...others] = await Promise.all([
+    startAgent(lab, neighbourHost, { name: neighbourHost.role, url: coordinator.url, key }),
+    ...lab.sites.slice(1).map(async ({ host }) => startAgent(lab, host, { name: host.role, url: outside, key })),
+  ]);
+  return { neighbour, others };
+}
