@@ -4,7 +4,12 @@
  */
 import { randomBytes } from "node:crypto";
 import * as v from "valibot";
-import { formatTransportAddress, parseTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import {
+  formatTransportAddress,
+  isPrivate,
+  parseTransportAddress,
+  type TransportAddress,
+} from "../../shared/address.ts";
 import type { NetcheckConfig } from "../cli/config.ts";
 import type { Netcheck, NatStatus } from "../local/contract.ts";
 import { Gathering } from "../node/gathering.ts";
@@ -36,6 +41,9 @@ const SENTENCE: Readonly<Record<NatStatus["label"], string>> = {
   "udp blocked": "UDP does not get out of this network: no direct paths",
   unknown: "How the router behaves is not known yet",
 };
+
+const COORDINATOR_INSIDE =
+  "The coordinator is in this machine's own network, so it cannot tell how the router behaves towards the internet";
 
 /**
  * @param websocket does signalling work?
@@ -169,5 +177,7 @@ function summaryOf(nat: NatStatus, hasIPv6: boolean, websocket: boolean): string
   const doubt = isDoubtful ? " (as far as one coordinator address can tell)" : "";
   const ipv6 = hasIPv6 ? "; IPv6 works too" : "";
   const offline = websocket ? "" : "; the coordinator is not reachable at the moment";
-  return `${SENTENCE[nat.label]}${doubt}${ipv6}${offline}`;
+  const seen = parseTransportAddress(nat.publicAddress ?? "");
+  const isInside = nat.label === "unknown" && seen !== undefined && isPrivate(seen.ip);
+  return `${isInside ? COORDINATOR_INSIDE : SENTENCE[nat.label]}${doubt}${ipv6}${offline}`;
 }

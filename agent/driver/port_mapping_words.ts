@@ -1,5 +1,5 @@
 /** What there is to say of the router's port mapping: for `status`, `why` and `netcheck`. */
-import { formatTransportAddress } from "../../shared/address.ts";
+import { formatTransportAddress, isPrivate } from "../../shared/address.ts";
 import type { Netcheck, PortMappingStatus } from "../local/contract.ts";
 import type { Gathering } from "../node/gathering.ts";
 import { PROTOCOL_NAME } from "../portmap/client.ts";
@@ -40,5 +40,7 @@ function noteOf({ mapping, refusal }: PortMappingReport, gathering: Gathering): 
   const [first] = seen;
   if (mapping === undefined || first === undefined || seen.some(({ ip }) => ip === mapping.external.ip))
     return undefined;
+  // A coordinator in our own LAN sees a private address of ours: that says nothing of the router.
+  if (isPrivate(first.ip) && !isPrivate(mapping.external.ip)) return undefined;
   return `The router maps a port by ${PROTOCOL_NAME[mapping.protocol]}, but it is behind another NAT itself: it calls its address ${mapping.external.ip}, the coordinator sees ${first.ip}; map a port on the outer router too, or ask the provider for a public address`;
 }

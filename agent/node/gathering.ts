@@ -6,7 +6,14 @@
  *
  * Pure: asks for STUN requests to be sent, is told of responses and time.
  */
-import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import {
+  isIPv6,
+  isPrivate,
+  isProbeable,
+  packAddress,
+  sameTransportAddress,
+  type TransportAddress,
+} from "../../shared/address.ts";
 import { equalBytes } from "../../shared/bytes.ts";
 import { hmacSha256 } from "../../shared/session/primitives.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
@@ -14,6 +21,7 @@ import {
   type CandidateList,
   MAX_CANDIDATES,
   type NatReport,
+  UNKNOWN_NAT,
   type WireCandidate,
 } from "../../shared/wire/candidates.ts";
 import { decodeStun, encodeStun, STUN_BINDING, verifyStunIntegrity } from "../../shared/wire/stun.ts";
@@ -28,6 +36,8 @@ const BLOCKED_RETRY_IN_USE_MS = 1000;
 /** Retries of a lost refresh before the whole discovery runs anew. */
 const REFRESH_RETRY_MS = 1000;
 const REFRESH_TRIES = 3;
+/** Peers whose word on our address is kept. */
+const MAX_REPORTS = 8;
 
 export interface StunCredentials {
   readonly servers: readonly TransportAddress[];
@@ -82,6 +92,8 @@ export class Gathering {
   #generation = 1;
   #isConnected = true;
   #portMapped: TransportAddress | undefined;
+  /** By the peer that said so, the newest last. */
+  readonly #reports = new Map<string, TransportAddress>();
   #announced = "";
   #signature = "";
 
@@ -98,6 +110,7 @@ export class Gathering {
 
   setInterfaces(addresses: readonly InterfaceAddress[], now: Instant): void {
     this.#interfaces = addresses;
+    this.#reports.clear();
     this.#noteChange();
     this.restart(now);
   }
@@ -118,6 +131,17 @@ export class Gathering {
   setPortMapping(address: TransportAddress | undefined): void {
     const isUsable = address !== undefined && isProbeable(address.ip);
     this.#portMapped = isUsable ? address : undefined;
+    this.#noteChange();
+  }
+
+  /** A peer's answer to a probe says where our IPv4 data socket's packets came from. */
+  noteSeen(peer: string, address: TransportAddress): void {
+    const known = this.#reports.get(peer);
+    if (known !== undefined && sameTransportAddress(known, address)) return;
+    this.#reports.delete(peer);
+    this.#reports.set(peer, address);
+    const oldest = this.#reports.keys().next();
+    if (this.#reports.size > MAX_REPORTS && !oldest.done) this.#reports.delete(oldest.value);
     this.#noteChange();
   }
 
@@ -182,9 +206,11 @@ export class Gathering {
   /** @param withHosts false while the peer has not yet authenticated: host candidates tell about our LAN */
   candidates(withHosts: boolean): CandidateList {
     const reflexive = this.#reflexive().map((address): WireCandidate => ({ kind: "server-reflexive", address }));
+    const reported = withHosts ? this.#reported() : [];
     const mapped = this.#mapped(withHosts).map((address): WireCandidate => ({ kind: "port-mapped", address }));
     const hosts = withHosts ? this.#hosts().map((address): WireCandidate => ({ kind: "host", address })) : [];
-    const candidates = [...reflexive, ...mapped, ...hosts].slice(0, MAX_CANDIDATES);
+    const seen = reported.map((address): WireCandidate => ({ kind: "server-reflexive", address }));
+    const candidates = [...reflexive, ...mapped, ...seen, ...hosts].slice(0, MAX_CANDIDATES);
     // A list with hosts replaces one without, although nothing else has changed.
     return { generation: this.#generation * 2 + (withHosts ? 1 : 0), nat: this.natReport(), candidates };
   }
@@ -193,6 +219,8 @@ export class Gathering {
     const ipv4 = this.#family(4).result;
     const ipv6 = this.#family(6).result;
     const udpBlocked = ipv4?.udpBlocked === true && (ipv6?.publicAddresses.length ?? 0) === 0;
+    // What happens between us and a coordinator in our own LAN says nothing of the router.
+    if (this.#isCoordinatorInside) return { ...UNKNOWN_NAT, udpBlocked };
     return {
       mapping: ipv4?.mapping,
       filtering: ipv4?.filtering,
@@ -281,6 +309,22 @@ export class Gathering {
     const known = this.#reflexive();
     if (mapped === undefined || known.some((address) => sameTransportAddress(address, mapped))) return [];
     return withHosts || known.some(({ ip }) => ip === mapped.ip) ? [mapped] : [];
+  }
+
+  /**
+   * With a coordinator in our own LAN, STUN shows no address that the internet knows. Then peers' words count: of those that we
+   * already have a path to, and only while they agree, since a NAT that shows each another port has none to offer.
+   */
+  #reported(): TransportAddress[] {
+    const [first, ...others] = [...this.#reports.values()].filter(({ ip }) => isProbeable(ip) && !isPrivate(ip));
+    if (first === undefined || !this.#isCoordinatorInside) return [];
+    return others.every((other) => sameTransportAddress(other, first)) ? [first] : [];
+  }
+
+  /** All that the coordinator sees of us are private addresses. */
+  get #isCoordinatorInside(): boolean {
+    const addresses = this.#family(4).result?.publicAddresses ?? [];
+    return addresses.length > 0 && addresses.every(({ ip }) => isPrivate(ip));
   }
 
   #startDiscovery(family: Family, now: Instant): void {

@@ -683,6 +683,9 @@ export class Node {
         case "suspect":
           this.#outbox.event({ type: "path_suspect", id: peer.id });
           break;
+        case "seen":
+          if (action.leg === DATA_LEG_IPV4) this.#gathering.noteSeen(peer.id, action.address);
+          break;
         case "fired":
           this.#outbox.signal({ type: "punch_fired", peer: peer.id, round: action.round, firedAt: action.at });
           break;

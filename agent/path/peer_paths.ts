@@ -63,6 +63,8 @@ export type PathAction =
   | { readonly type: "request_round" }
   /** Probes on the selected pair go unanswered: what else may have died with it? Told once, until it answers. */
   | { readonly type: "suspect" }
+  /** The peer has seen our packets on this leg come from here. */
+  | { readonly type: "seen"; readonly leg: Leg; readonly address: TransportAddress }
   /** The first probes of a round have left. */
   | { readonly type: "fired"; readonly round: number; readonly at: Instant };
 
@@ -285,6 +287,7 @@ export class PeerPaths {
     );
     if (pair === undefined) return;
     pair.answersFrom = from;
+    if (!pair.isLocal) this.#actions.push({ type: "seen", leg, address: message.seenFrom });
     // It has shown that it wants our packets: should the pair be forgotten one day, it is not held to the probes of this time.
     this.#untrustedProbes.delete(untrustedKey(pair.remote));
     if (message.answered) pair.peerConfirmed = true;

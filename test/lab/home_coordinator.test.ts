@@ -26,11 +26,41 @@ test.skipIf(isMissing).each<[SiteNat, SiteNat]>([
       // STUN has shown it nothing but its own address: what the peer reaches it at is the router's word.
       expect((await neighbour.status()).self.nat.publicAddress).toMatch(/^10\.1\.0\.10:/);
       const mapped = (await neighbour.status()).self.portMapping?.address;
+      expect((await neighbour.status()).self.portMapping?.note).toBeNull();
+      // What it cannot know it does not say.
+      expect((await neighbour.status()).self.nat).toMatchObject({ label: "unknown", certain: false });
+      expect((await neighbour.netcheck()).summary).toContain("The coordinator is in this machine's own network");
       expect(mapped).toMatch(/^198\.51\.100\.10:/);
       expect((await other.peer(neighbour.name)).path?.remoteAddress).toBe(mapped);
     });
   },
 );
+
+test("portrestricted x portrestricted: by what a third peer has seen", async () => {
+  const sites = [{ nat: "portrestricted", hosts: 2 }, { nat: "portrestricted" }, { nat: "open" }] as const;
+  await withLab({ sites }, async (lab) => {
+    const { neighbour, others } = await startHomeMesh(lab);
+    const [other, witness] = others;
+    if (other === undefined || witness === undefined) throw new Error("Two peers elsewhere expected");
+    await bothDirect(neighbour, witness);
+    await bothDirect(neighbour, other);
+    const seen = (await witness.peer(neighbour.name)).path?.remoteAddress;
+    expect(seen).toMatch(/^198\.51\.100\.10:/);
+    expect((await other.peer(neighbour.name)).path?.remoteAddress).toBe(seen);
+  });
+});
+
+test("portrestricted x portrestricted alone: nobody can say, so it is relayed, and nobody is blamed", async () => {
+  await withLab({ sites: [{ nat: "portrestricted", hosts: 2 }, { nat: "portrestricted" }] }, async (lab) => {
+    const { neighbour, others } = await startHomeMesh(lab);
+    const [other] = others;
+    if (other === undefined) throw new Error("A peer elsewhere expected");
+    expect(await neighbour.wait(`direct=${other.name}`, 6)).toBe(7);
+    const peer = await neighbour.peer(other.name);
+    expect(peer.path?.kind).toBe("ssh");
+    expect(peer.why).toMatch(/not known/);
+  });
+});
 
 /** The coordinator on the second host of site 1, reached from outside through its router; agents on the others. */
 async function startHomeMesh(lab: Lab): Promise<{ neighbour: MeshAgent; others: readonly MeshAgent[] }> {
