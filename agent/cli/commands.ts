@@ -4,12 +4,16 @@ import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../log.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import { TUN_MODES } from "./config.ts";
+import { type Shell, SHELLS } from "./completion_scripts.ts";
 import type {
   AgentChoice,
+  BugreportOptions,
   Invocation,
   NetcheckOptions,
   PeersOptions,
   PingCommandOptions,
+  ServiceInstallOptions,
+  ServiceUninstallOptions,
   StatusOptions,
   UpOptions,
   WaitOptions,
@@ -30,6 +34,9 @@ a TOML file too: udp-port = 41641. A flag wins over the environment, and that ov
 Exit codes: 0 ok, 1 failed, 2 usage, 3 agent not running, 4 key or fingerprint refused, 5 peer unknown or offline,
 6 reached but not direct, 7 timed out, 78 bad configuration.`;
 
+/** What `help` shows below a command's options, for the manual page too. */
+export const examplesOf = new WeakMap<Command, readonly string[]>();
+
 /** @param run called for the command that was given, its flags and arguments parsed; `invoke` makes the invocation of them */
 export function createProgram(run: (command: Command, invoke: () => Invocation) => void): Command {
   const program = new Command("tunnelmesh-agent")
@@ -46,9 +53,11 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
     examples: readonly string[],
     build: (command: Command) => void,
     invoke: (options: never, first: never, second: never) => Invocation,
+    parent = program,
   ): void => {
-    const command = program.command(usage).description(description);
+    const command = parent.command(usage).description(description);
     build(command);
+    examplesOf.set(command, examples);
     if (examples.length > 0) command.addHelpText("after", `\nExamples:\n${examples.map((e) => `  ${e}`).join("\n")}`);
     command.action((...given: unknown[]) => {
       // Positional arguments come first, then the options and the command.
@@ -193,17 +202,89 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
       }),
     );
   }
+  define(
+    "bugreport",
+    "what somebody else needs to find a fault: printed, with names and addresses replaced, and sent nowhere",
+    ["tunnelmesh-agent bugreport > report.txt"],
+    (command) => agent(command).option("--no-anonymize", "leave names and addresses as they are"),
+    (options: BugreportOptions) => ({ command: "bugreport", options }),
+  );
+  defineService(program, define);
+  define(
+    "completion",
+    "print what makes a shell complete commands, options and peers",
+    [
+      "tunnelmesh-agent completion bash > /etc/bash_completion.d/tunnelmesh-agent",
+      'tunnelmesh-agent completion zsh > "${fpath[1]}/_tunnelmesh-agent"',
+      "tunnelmesh-agent completion fish > ~/.config/fish/completions/tunnelmesh-agent.fish",
+    ],
+    (command) => command.addArgument(new Argument("<shell>").choices(SHELLS)),
+    (_options: object, shell: Shell) => ({ command: "completion", options: { shell } }),
+  );
   define("version", "print the version", [], json, (options: { json: boolean }) => ({ command: "version", options }));
+  program
+    .command("complete", { hidden: true })
+    .argument("[words...]")
+    .action((words: string[], _options: object, command: Command) =>
+      run(command, () => ({ command: "complete", options: { words } })),
+    );
   return program;
 }
 
+type Define = (
+  usage: string,
+  description: string,
+  examples: readonly string[],
+  build: (command: Command) => void,
+  invoke: (options: never, first: never) => Invocation,
+  parent: Command,
+) => void;
+
+function defineService(program: Command, define: Define): void {
+  const service = program.command("service").description("run the agent as a service of systemd");
+  define(
+    "install",
+    "start it now and with the machine",
+    ["sudo tunnelmesh-agent service install http://coordinator.example:8080 --key tmk_... --name nas"],
+    (command) =>
+      command
+        .addArgument(new Argument("[url]", "of the coordinator, for a machine that has not joined yet"))
+        .option("--key <key>", "join key")
+        .option("--key-file <file>", "file that holds the join key")
+        .option("--name <name>", "of this machine in the mesh (default: its host name)", values.machineName),
+    (options: Omit<ServiceInstallOptions, "url">, url: string | undefined) => {
+      if (options.key !== undefined && options.keyFile !== undefined) contradictKeys();
+      if (options.key !== undefined) values.joinKey(options.key);
+      const given = url === undefined ? options : { ...options, url: values.coordinatorUrl(url) };
+      return { command: "service install", options: given };
+    },
+    service,
+  );
+  define(
+    "uninstall",
+    "stop it and remove it",
+    [],
+    (command) => command.option("--purge", "remove its configuration, keys and state too"),
+    (options: ServiceUninstallOptions) => ({ command: "service uninstall", options }),
+    service,
+  );
+  define(
+    "status",
+    "is it installed, enabled, active? Exit code 3 when it does not run",
+    [],
+    (command) => command.option("--json", "print JSON for programs"),
+    (options: PeersOptions) => ({ command: "service status", options }),
+    service,
+  );
+}
+
+const contradict = (first: string, second: string, why: string): never => {
+  throw new UserError(EXIT.badConfiguration, `${first} and ${second} contradict each other: ${why}`);
+};
+const contradictKeys = (): never => contradict("--key", "--key-file", "give the join key in one place");
+
 function upInvocation(options: UpOptions, argument: string | undefined): Invocation {
-  const contradict = (first: string, second: string, why: string): never => {
-    throw new UserError(EXIT.badConfiguration, `${first} and ${second} contradict each other: ${why}`);
-  };
-  if (options.key !== undefined && options.keyFile !== undefined) {
-    contradict("--key", "--key-file", "give the join key in one place");
-  }
+  if (options.key !== undefined && options.keyFile !== undefined) contradictKeys();
   if (options.tun === "off" && options.tunName !== undefined) {
     contradict("--tun off", "--tun-name", "there is no network device to name");
   }

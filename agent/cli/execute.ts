@@ -10,11 +10,16 @@ import { isStateDirInUse, ROOT_STATE_DIR, socketPathOf, stateDirOf } from "../st
 import { readState } from "../state/state_file.ts";
 import { readIfPresent } from "../state/atomic_file.ts";
 import { EXIT, UserError, withoutKeys } from "../state/user_error.ts";
+import { bugreport } from "./bugreport.ts";
+import { createProgram } from "./commands.ts";
+import { ASK_FOR_FILES, placeOf, suggestionLine, suggestionsAt } from "./complete.ts";
+import { COMPLETION_SCRIPT } from "./completion_scripts.ts";
 import type { NetcheckConfig } from "./config.ts";
 import { findConfigFile } from "./config_file.ts";
 import type { Host } from "./host.ts";
 import type {
   AgentChoice,
+  BugreportOptions,
   Invocation,
   NetcheckOptions,
   PingCommandOptions,
@@ -28,6 +33,7 @@ import { renderNetcheck } from "./render_netcheck.ts";
 import { PingTally, renderPing } from "./render_ping.ts";
 import { renderPeers, renderStatus } from "./render_status.ts";
 import { renderWhy } from "./render_why.ts";
+import { runService } from "./service/run_service.ts";
 import { type RunAgent, up } from "./up.ts";
 import { VERSION } from "./version.ts";
 import { watch } from "./watch.ts";
@@ -35,6 +41,8 @@ import { watch } from "./watch.ts";
 /** `up &` and `wait` in a script race: this long `wait` looks for an agent that is about to start. */
 const START_GRACE_MS = 2000;
 const POLL_MS = 50;
+/** A person waits for what a shell completes. */
+const COMPLETE_TIMEOUT_MS = 500;
 /** The agent says good-bye to peers and coordinator and takes its device down: far less than this. */
 const STOP_TIMEOUT_MS = 15_000;
 
@@ -116,9 +124,48 @@ export async function execute(
       await clientOf(invocation.options, host).block(name, signal);
       return print(`"${name}" is blocked; "tunnelmesh-agent trust ${name}" lifts it\n`);
     }
+    case "bugreport":
+      return print(await makeBugreport(invocation.options, host, signal));
+    case "completion":
+      return print(COMPLETION_SCRIPT[invocation.options.shell]);
+    case "complete":
+      return print(await complete(invocation.options.words, host));
+    case "service install":
+    case "service uninstall":
+    case "service status":
+      return runService(invocation, host);
     default:
       return assertNever(invocation);
   }
+}
+
+/** What the agent cannot tell is in the report too: it may be the very fault. */
+async function makeBugreport(options: BugreportOptions, host: Host, signal: AbortSignal): Promise<string> {
+  const client = clientOf(options, host);
+  const orReason = <T>(answer: Promise<T>): Promise<T | string> =>
+    answer.catch((error: unknown) => (error instanceof Error ? error.message : String(error)));
+  const [status, netcheck] = await Promise.all([orReason(client.status(signal)), orReason(client.netcheck(signal))]);
+  const { hostName, account } = host;
+  const parts = { hostName, isRootUser: account.uid === 0, nowUnixMs: host.unixMs(), status, netcheck };
+  return bugreport(parts, options.anonymize);
+}
+
+/** A shell asks this at each press of a key: quick, and silent where there is nothing to say. */
+async function complete(words: readonly string[], host: Host): Promise<string> {
+  const place = placeOf(
+    createProgram(() => {}),
+    words,
+  );
+  const text = (option: string): string | undefined => place.given.get(option);
+  const stateDir = text("--state-dir") ?? host.env["TUNNELMESH_STATE_DIR"];
+  const socket = text("--socket") ?? host.env["TUNNELMESH_SOCKET"];
+  const choice = { ...(stateDir === undefined ? {} : { stateDir }), ...(socket === undefined ? {} : { socket }) };
+  const peers = await (async () => clientOf(choice, host).status(AbortSignal.timeout(COMPLETE_TIMEOUT_MS)))()
+    .then((status) => status.peers)
+    .catch(() => []);
+  const suggestions = suggestionsAt(place, peers);
+  const lines = suggestions === undefined ? [ASK_FOR_FILES] : suggestions.map(suggestionLine);
+  return lines.map((line) => `${line}\n`).join("");
 }
 
 async function showStatus(options: StatusOptions, host: Host, signal: AbortSignal): Promise<number> {

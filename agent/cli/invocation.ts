@@ -2,6 +2,7 @@
 import type { RungWish } from "../../shared/wire/control.ts";
 import type { WaitCondition } from "../local/contract.ts";
 import type { LogFormat, LogLevel } from "../log.ts";
+import type { Shell } from "./completion_scripts.ts";
 import type { TunMode } from "./config.ts";
 
 /** Which agent is meant. Undefined: the defaults of the account. */
@@ -70,6 +71,19 @@ export interface PathOptions extends AgentChoice {
   readonly rung: RungWish;
 }
 
+export interface BugreportOptions extends AgentChoice {
+  readonly anonymize: boolean;
+}
+export interface ServiceInstallOptions {
+  readonly url?: string;
+  readonly key?: string;
+  readonly keyFile?: string;
+  readonly name?: string;
+}
+export interface ServiceUninstallOptions {
+  readonly purge: boolean;
+}
+
 export type Invocation =
   | { readonly command: "up"; readonly options: UpOptions }
   | { readonly command: "down"; readonly options: AgentChoice }
@@ -81,5 +95,12 @@ export type Invocation =
   | { readonly command: "netcheck"; readonly options: NetcheckOptions }
   | { readonly command: "path"; readonly options: PathOptions }
   | { readonly command: "trust" | "block"; readonly options: NameOptions }
+  | { readonly command: "bugreport"; readonly options: BugreportOptions }
+  | { readonly command: "service install"; readonly options: ServiceInstallOptions }
+  | { readonly command: "service uninstall"; readonly options: ServiceUninstallOptions }
+  | { readonly command: "service status"; readonly options: { readonly json: boolean } }
+  | { readonly command: "completion"; readonly options: { readonly shell: Shell } }
+  /** For the scripts of `completion`: the words before the cursor, the last of which is being typed. */
+  | { readonly command: "complete"; readonly options: { readonly words: readonly string[] } }
   | { readonly command: "version"; readonly options: { readonly json: boolean } }
   | { readonly command: "help"; readonly options: { readonly text: string } };

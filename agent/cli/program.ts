@@ -3,7 +3,7 @@
  *
  * Contradictions between options are found too, with exit code 78; single values that make no sense are usage errors, code 2.
  */
-import { CommanderError } from "commander";
+import { type Command, CommanderError } from "commander";
 import { EXIT, type ExitCode, UserError, withoutKeys } from "../state/user_error.ts";
 import { createProgram } from "./commands.ts";
 import type { Invocation } from "./invocation.ts";
@@ -36,7 +36,7 @@ export function parseArguments(
       text += part;
     },
   };
-  for (const command of [program, ...program.commands]) command.exitOverride().configureOutput(output);
+  for (const command of withCommandsOf(program)) command.exitOverride().configureOutput(output);
   try {
     program.parse([...argv], { from: "user" });
   } catch (error) {
@@ -50,6 +50,8 @@ export function parseArguments(
   }
   return found ?? { error: withoutKeys(text.trimEnd()), exitCode: EXIT.usage };
 }
+
+const withCommandsOf = (command: Command): Command[] => [command, ...command.commands.flatMap(withCommandsOf)];
 
 /** Commander's "error: unknown option '--x'\n(Did you mean --y?)" in the form of our messages. */
 function asMessage(message: string): string {

@@ -20,7 +20,6 @@ export class Terminal {
     options: { readonly columns: number; readonly rows: number; readonly env?: Readonly<Record<string, string>> },
   ): Promise<Terminal> {
     const terminal = new Terminal(join(directory, "tmux"));
-    const environment = Object.entries(options.env ?? {}).flatMap(([name, value]) => ["-e", `${name}=${value}`]);
     const size = ["-x", String(options.columns), "-y", String(options.rows)];
     await runChecked(
       [
@@ -32,7 +31,6 @@ export class Terminal {
         "new-session",
         "-d",
         ...size,
-        ...environment,
         "--",
         "sh",
         "-c",
@@ -41,7 +39,7 @@ export class Terminal {
         ...command,
       ],
       // Of whoever runs the tests.
-      { env: { NO_COLOR: "", TMUX: "" } },
+      { env: { NO_COLOR: "", TMUX: "", ...options.env } },
     );
     return terminal;
   }
@@ -63,6 +61,10 @@ export class Terminal {
 
   async isCursorVisible(): Promise<boolean> {
     return (await this.#tmux("display-message", "-p", "#{cursor_flag}")).stdout.trim() === "1";
+  }
+
+  async type(text: string): Promise<void> {
+    await this.#tmux("send-keys", "-l", text);
   }
 
   async press(key: string): Promise<void> {
