@@ -2,7 +2,7 @@
 import { Argument, Command, Option } from "commander";
 import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../log.ts";
-import { EXIT, UserError } from "../state/user_error.ts";
+import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
 import { TUN_MODES } from "./config.ts";
 import { type Shell, SHELLS } from "./completion_scripts.ts";
 import type {
@@ -21,18 +21,44 @@ import type {
 } from "./invocation.ts";
 import * as values from "./values.ts";
 
-const EXAMPLES = `
-Examples:
-  tunnelmesh-agent up http://coordinator.example:8080 --key tmk_...   join and run in the foreground
-  tunnelmesh-agent up                                                  run again, once joined
-  tunnelmesh-agent status --watch                                      who is reached over which path
-  tunnelmesh-agent wait --for direct=nas --timeout 30                  in scripts
-  tunnelmesh-agent why nas                                             why a path is not direct
+/** Also without a terminal, so that help reads the same in a file. */
+export const HELP_WIDTH = 110;
 
-Every option also reads an environment variable: --udp-port reads TUNNELMESH_UDP_PORT. Options of up can stand in
-a TOML file too: udp-port = 41641. A flag wins over the environment, and that over the file.
-Exit codes: 0 ok, 1 failed, 2 usage, 3 agent not running, 4 key or fingerprint refused, 5 peer unknown or offline,
-6 reached but not direct, 7 timed out, 78 bad configuration.`;
+/** Of the program as a whole: what to type, and what for. */
+export const EXAMPLES: readonly (readonly [string, string])[] = [
+  ["tunnelmesh-agent up http://coordinator.example:8080 --key tmk_...", "join and run in the foreground"],
+  ["tunnelmesh-agent up", "run again, once joined"],
+  ["tunnelmesh-agent status --watch", "who is reached over which path"],
+  ["tunnelmesh-agent wait --for direct=nas --timeout 30", "in scripts"],
+  ["tunnelmesh-agent why nas", "why a path is not direct"],
+];
+
+export const SETTINGS_WORDS =
+  "Every option also reads an environment variable: --udp-port reads TUNNELMESH_UDP_PORT. Options of up can stand in a TOML file too: udp-port = 41641. A flag wins over the environment, and that over the file.";
+
+export const EXIT_WORDS: Readonly<Record<ExitCode, string>> = {
+  [EXIT.ok]: "ok",
+  [EXIT.failed]: "failed",
+  [EXIT.usage]: "usage",
+  [EXIT.agentNotRunning]: "agent not running",
+  [EXIT.keyRefused]: "key or fingerprint refused",
+  [EXIT.peerUnavailable]: "peer unknown or offline",
+  [EXIT.notDirect]: "reached but not direct",
+  [EXIT.timedOut]: "timed out",
+  [EXIT.badConfiguration]: "bad configuration",
+};
+
+function helpBelow(): string {
+  const width = Math.max(...EXAMPLES.map(([command]) => command.length)) + 3;
+  const examples = EXAMPLES.map(([command, meaning]) => `  ${command.padEnd(width)}${meaning}`);
+  const codes = Object.entries(EXIT_WORDS).map(([code, words]) => `${code} ${words}`);
+  const rest = [SETTINGS_WORDS, `Exit codes: ${codes.join(", ")}.`].map(wrapped);
+  return ["", "Examples:", ...examples, "", ...rest].join("\n");
+}
+
+/** Lines of at most the width that the rest of the help has. */
+const wrapped = (text: string): string =>
+  text.replace(new RegExp(`(.{1,${HELP_WIDTH}})(?: |$)`, "g"), "$1\n").trimEnd();
 
 /** What `help` shows below a command's options, for the manual page too. */
 export const examplesOf = new WeakMap<Command, readonly string[]>();
@@ -45,7 +71,7 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
     .configureHelp({ sortSubcommands: false })
     .version("", "-V, --version", "print the version")
     .helpCommand("help [command]", "show what a command does")
-    .addHelpText("after", EXAMPLES);
+    .addHelpText("after", helpBelow());
 
   const define = (
     usage: string,

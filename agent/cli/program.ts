@@ -5,14 +5,11 @@
  */
 import { type Command, CommanderError } from "commander";
 import { EXIT, type ExitCode, UserError, withoutKeys } from "../state/user_error.ts";
-import { createProgram } from "./commands.ts";
+import { createProgram, HELP_WIDTH } from "./commands.ts";
 import type { Invocation } from "./invocation.ts";
 import { type Environment, type FindConfigFile, readSettings } from "./settings.ts";
 
 export type Parsed = Invocation | { readonly error: string; readonly exitCode: ExitCode };
-
-/** Also without a terminal, so that help reads the same in a file. */
-const HELP_WIDTH = 110;
 
 /** @param argv without the program's own name */
 export function parseArguments(
