@@ -1,0 +1,96 @@
+/**
+ * Everything about streams in a running agent: the driver, what is open to peers, the forwards and proxy ports that the user asked for, and
+ * the door for `nc`.
+ */
+import { randomInt } from "node:crypto";
+import { findPeer } from "../find_peer.ts";
+import type { MeshAgent } from "../mesh_agent.ts";
+import type { ForwardSpec, ListenSpec } from "../../state/forward_spec.ts";
+import { DatagramFlows } from "./datagram_flows.ts";
+import { exposedAddress, serveExposedPorts } from "./exposed_ports.ts";
+import type { PeerStreams } from "./peer_streams.ts";
+import { startForward } from "./port_forward.ts";
+import { startProxy } from "./proxy_port.ts";
+import { openStreamDoor, type StreamDoor } from "./stream_door.ts";
+import { StreamDriver } from "./stream_driver.ts";
+import type { Listening } from "./tcp_listener.ts";
+import { startUdpForward } from "./udp_forward.ts";
+
+export class Streams {
+  readonly #agent: MeshAgent;
+  readonly #peers: PeerStreams;
+  readonly #flows: DatagramFlows;
+  readonly #listening = new Set<Listening>();
+  #door: StreamDoor | undefined;
+
+  private constructor(agent: MeshAgent) {
+    const { config } = agent;
+    const driver = new StreamDriver({
+      now: () => agent.now(),
+      newInstance: () => randomInt(1, 2 ** 32),
+      send: (peer, batch) => agent.sendStreams(peer, batch),
+      use: (peer) => agent.use(peer),
+    });
+    this.#agent = agent;
+    this.#peers = { driver, find: (reference) => findPeer(agent.peers(), reference.toLowerCase()) };
+    const policy = {
+      exposed: config.expose,
+      meshAddress: () => (agent.self.tun === undefined ? undefined : agent.self.meshIPv4),
+    };
+    serveExposedPorts({ driver, ...policy, log: config.log });
+    this.#flows = new DatagramFlows(driver, (port) => exposedAddress(policy, port));
+    agent.streams = driver;
+  }
+
+  /** Listens on everything that the command line asked for. Throws UserError 1 when something cannot be had. */
+  static async start(agent: MeshAgent): Promise<Streams> {
+    const streams = new Streams(agent);
+    try {
+      for (const spec of agent.config.forwards) {
+        const { address } = await streams.forward(spec);
+        agent.config.log.info(`Forwarding ${spec.protocol} ${address} to port ${spec.peerPort} of "${spec.peer}"`);
+      }
+      for (const spec of agent.config.socks) {
+        agent.config.log.info(`SOCKS5 and HTTP CONNECT on ${streams.proxy(spec).address}`);
+      }
+      streams.#door = openStreamDoor(streams.#peers, streamSocketPath(agent.config.socketPath));
+    } catch (error) {
+      streams.stop();
+      throw error;
+    }
+    return streams;
+  }
+
+  async forward(spec: ForwardSpec): Promise<Listening> {
+    const { log } = this.#agent.config;
+    return this.#keep(
+      spec.protocol === "udp" ? await startUdpForward(this.#peers, this.#flows, spec) : startForward(this.#peers, spec, log),
+    );
+  }
+
+  proxy(spec: ListenSpec): Listening {
+    return this.#keep(startProxy(this.#peers, spec, this.#agent.config.log));
+  }
+
+  stop(): void {
+    this.#door?.stop();
+    for (const listening of this.#listening) listening.stop(false);
+    this.#peers.driver.stop();
+    for (const listening of this.#listening) listening.stop(true);
+    this.#flows.stop();
+  }
+
+  #keep(listening: Listening): Listening {
+    this.#listening.add(listening);
+    return {
+      address: listening.address,
+      stop: (withConnections) => {
+        this.#listening.delete(listening);
+        listening.stop(withConnections);
+      },
+    };
+  }
+}
+
+/** Beside the agent's socket, in the directory that only its owner may enter. */
+export const streamSocketPath = (socketPath: string): string => `${socketPath}.streams`;
