@@ -3,6 +3,7 @@ import { Argument, Command, Option } from "commander";
 import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../log.ts";
 import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
+import type { ListenSpec } from "../state/forward_spec.ts";
 import { TUN_MODES } from "./config.ts";
 import { type Shell, SHELLS } from "./completion_scripts.ts";
 import type {
@@ -105,6 +106,7 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
     [
       "tunnelmesh-agent up http://coordinator.example:8080 --key-file key.txt --name nas",
       "tunnelmesh-agent up --tun off --state-dir ./state        without root",
+      "tunnelmesh-agent up --expose 22,80 --socks 1080 --forward 8080:nas:80",
     ],
     (command) =>
       agent(command)
@@ -128,6 +130,27 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
           "--proxy <url>",
           "http://, https:// or socks5:// proxy to the coordinator (default: HTTPS_PROXY, ALL_PROXY ...)",
           values.proxyUrl,
+        )
+        .addOption(
+          new Option(
+            "--forward <spec>",
+            "[udp:][BIND:]PORT:PEER:PORT: a local port that leads to one of a peer; repeatable",
+          )
+            .argParser(values.forwards)
+            .default([], "none"),
+        )
+        .addOption(
+          new Option("--socks <spec>", "[BIND:]PORT: SOCKS5 and HTTP CONNECT to peers by name; repeatable")
+            .argParser(values.listens)
+            .default([], "none"),
+        )
+        .addOption(
+          new Option(
+            "--expose <ports>",
+            "PORT[,PORT...] or all: local ports that peers may reach without a network device",
+          )
+            .argParser(values.exposedPorts)
+            .default([], "none"),
         )
         .option("--ca-file <file>", "PEM file with certificates for https coordinators")
         .option("--timeout <seconds>", "give up when not joined by then (default: never)", values.seconds)
@@ -214,6 +237,34 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
           ? options
           : { ...options, coordinator: values.coordinatorUrl(options.coordinator) },
     }),
+  );
+  define(
+    "forward",
+    "a local port that leads to a port of a peer, until Ctrl-C; works without root",
+    ["tunnelmesh-agent forward 8080 nas:80", "tunnelmesh-agent forward udp:127.0.0.1:5353 nas:53"],
+    (command) =>
+      agent(command)
+        .addArgument(new Argument("<local>", "[udp:][BIND:]PORT; 127.0.0.1 unless BIND says otherwise"))
+        .addArgument(new Argument("<remote>", "PEER:PORT")),
+    (options: AgentChoice, local: string, remote: string) => ({
+      command: "forward",
+      options: { ...options, spec: values.forward(`${local}:${remote}`) },
+    }),
+  );
+  define(
+    "socks",
+    "SOCKS5 and HTTP CONNECT on a local port, to peers by name, until Ctrl-C; works without root",
+    ["tunnelmesh-agent socks 1080", "curl --proxy socks5h://127.0.0.1:1080 http://nas.mesh/"],
+    (command) => agent(command).addArgument(new Argument("<local>", "[BIND:]PORT").argParser(values.listen)),
+    (options: AgentChoice, spec: ListenSpec) => ({ command: "socks", options: { ...options, spec } }),
+  );
+  define(
+    "nc",
+    "standard input and output to a port of a peer; works without root",
+    ["tunnelmesh-agent nc nas 22", 'ssh -o ProxyCommand="tunnelmesh-agent nc %h %p" nas'],
+    (command) =>
+      agent(command).addArgument(peer("peer")).addArgument(new Argument("<port>").argParser(values.peerPort)),
+    (options: AgentChoice, peer: string, port: number) => ({ command: "nc", options: { ...options, peer, port } }),
   );
   for (const name of ["trust", "block"] as const) {
     const description = name === "trust" ? "accept the changed key of a peer, or lift a block" : "refuse a peer";

@@ -4,6 +4,7 @@
  */
 import type { Log } from "../log.ts";
 import type { AgentState } from "../state/agent_state.ts";
+import type { ExposedPorts, ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 
 export const TUN_MODES = ["auto", "on", "off"] as const;
 export type TunMode = (typeof TUN_MODES)[number];
@@ -47,6 +48,10 @@ export interface AgentConfig {
   readonly caCertificates: string | undefined;
   /** Give up with exit code 7 when not joined by then. Undefined: try for ever. */
   readonly timeoutMs: number | undefined;
+  /** Local ports that lead to peers, proxy ports, and ports of this machine that are open to the mesh. */
+  readonly forwards: readonly ForwardSpec[];
+  readonly socks: readonly ListenSpec[];
+  readonly expose: ExposedPorts;
   readonly socketPath: string;
   /** Open and locked; `up` closes it after the agent has ended. */
   readonly state: AgentState;

@@ -4,6 +4,7 @@
 import { existsSync } from "node:fs";
 import { assertNever } from "../../shared/assert.ts";
 import { LocalClient } from "../local/client.ts";
+import { streamSocketPath } from "../local/contract.ts";
 import type { Netcheck, WaitCondition } from "../local/contract.ts";
 import { createLog } from "../log.ts";
 import { isStateDirInUse, ROOT_STATE_DIR, socketPathOf, stateDirOf } from "../state/state_dir.ts";
@@ -34,6 +35,7 @@ import { PingTally, renderPing } from "./render_ping.ts";
 import { renderPeers, renderStatus } from "./render_status.ts";
 import { renderWhy } from "./render_why.ts";
 import { runService } from "./service/run_service.ts";
+import { netcat } from "./nc.ts";
 import { type RunAgent, up } from "./up.ts";
 import { VERSION } from "./version.ts";
 import { watch } from "./watch.ts";
@@ -113,6 +115,27 @@ export async function execute(
       const { peer, rung } = invocation.options;
       const path = await clientOf(invocation.options, host).choosePath(peer, rung, signal);
       return print(`${peer}: ${path.kind}\n`);
+    }
+    case "forward": {
+      const { spec } = invocation.options;
+      const to = `port ${spec.peerPort} of "${spec.peer}"`;
+      await clientOf(invocation.options, host).listen(
+        { forward: spec },
+        (address) => host.out(`Forwarding ${spec.protocol} ${address} to ${to}; Ctrl-C ends it\n`),
+        signal,
+      );
+      return EXIT.ok;
+    }
+    case "socks": {
+      const told = (address: string): void => host.out(`SOCKS5 and HTTP CONNECT on ${address}; Ctrl-C ends it\n`);
+      await clientOf(invocation.options, host).listen({ socks: invocation.options.spec }, told, signal);
+      return EXIT.ok;
+    }
+    case "nc": {
+      const { peer, port } = invocation.options;
+      const { socketPath, notRunning } = agentOf(invocation.options, host);
+      await netcat(streamSocketPath(socketPath), { peer, port }, host.pipes(), notRunning);
+      return EXIT.ok;
     }
     case "trust": {
       const { name } = invocation.options;
@@ -298,6 +321,12 @@ async function runNetcheckAlone(
 }
 
 function clientOf(choice: AgentChoice, host: Host): LocalClient {
+  const { socketPath, notRunning } = agentOf(choice, host);
+  return new LocalClient(socketPath, notRunning);
+}
+
+/** Where the agent listens, and what to say when it does not. */
+function agentOf(choice: AgentChoice, host: Host): { readonly socketPath: string; readonly notRunning: string } {
   const stateDir = stateDirOf(choice.stateDir, host.account);
   const socketPath = socketPathOf(choice.socket, stateDir);
   const where = choice.socket === undefined ? `in ${stateDir}` : `on ${socketPath}`;
@@ -306,7 +335,7 @@ function clientOf(choice: AgentChoice, host: Host): LocalClient {
   const cure = isRootLikely
     ? `one of root may run in ${ROOT_STATE_DIR}: try again with sudo`
     : 'start one with "tunnelmesh-agent up"';
-  return new LocalClient(socketPath, `No agent is running ${where}; ${cure}`);
+  return { socketPath, notRunning: `No agent is running ${where}; ${cure}` };
 }
 
 const viewOf = (host: Host): View => ({ nowUnixMs: host.unixMs(), paint: host.paint, columns: host.columns() });

@@ -2,6 +2,7 @@
 import { hostname } from "node:os";
 import { styleText } from "node:util";
 import { type Account, currentAccount } from "../state/state_dir.ts";
+import type { Pipes } from "./nc.ts";
 import type { Environment } from "./settings.ts";
 
 export type Style = "bold" | "dim" | "green" | "yellow" | "red";
@@ -19,6 +20,8 @@ export interface Host {
   readonly paint: Paint;
   out(text: string): void;
   err(text: string): void;
+  /** Standard input and output as bytes. */
+  pipes(): Pipes;
   unixMs(): number;
   /** Returns early, without an error, when `signal` aborts. */
   sleep(milliseconds: number, signal: AbortSignal): Promise<void>;
@@ -44,6 +47,7 @@ export function processHost(): Host {
     paint: wantsColour(isTerminal, env) ? coloured : plain,
     out: (text) => void stdout.write(text),
     err: (text) => void stderr.write(text),
+    pipes: () => ({ input: process.stdin, output: stdout }),
     unixMs: () => Date.now(),
     sleep,
   };

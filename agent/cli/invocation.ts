@@ -3,6 +3,7 @@ import type { RungWish } from "../../shared/wire/control.ts";
 import type { WaitCondition } from "../local/contract.ts";
 import type { LogFormat, LogLevel } from "../log.ts";
 import type { Shell } from "./completion_scripts.ts";
+import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 import type { TunMode } from "./config.ts";
 
 /** Which agent is meant. Undefined: the defaults of the account. */
@@ -27,6 +28,9 @@ export interface UpOptions extends AgentChoice {
   readonly websocket: boolean;
   readonly proxy?: string;
   readonly caFile?: string;
+  readonly forward: readonly ForwardSpec[];
+  readonly socks: readonly ListenSpec[];
+  readonly expose: readonly (number | "all")[];
   /** Seconds. */
   readonly timeout?: number;
   readonly logLevel: LogLevel;
@@ -83,6 +87,16 @@ export interface ServiceInstallOptions {
 export interface ServiceUninstallOptions {
   readonly purge: boolean;
 }
+export interface ForwardOptions extends AgentChoice {
+  readonly spec: ForwardSpec;
+}
+export interface SocksOptions extends AgentChoice {
+  readonly spec: ListenSpec;
+}
+export interface NcOptions extends AgentChoice {
+  readonly peer: string;
+  readonly port: number;
+}
 
 export type Invocation =
   | { readonly command: "up"; readonly options: UpOptions }
@@ -94,6 +108,9 @@ export type Invocation =
   | { readonly command: "ping"; readonly options: PingCommandOptions }
   | { readonly command: "netcheck"; readonly options: NetcheckOptions }
   | { readonly command: "path"; readonly options: PathOptions }
+  | { readonly command: "forward"; readonly options: ForwardOptions }
+  | { readonly command: "socks"; readonly options: SocksOptions }
+  | { readonly command: "nc"; readonly options: NcOptions }
   | { readonly command: "trust" | "block"; readonly options: NameOptions }
   | { readonly command: "bugreport"; readonly options: BugreportOptions }
   | { readonly command: "service install"; readonly options: ServiceInstallOptions }

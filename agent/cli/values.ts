@@ -3,6 +3,7 @@ import { InvalidArgumentError } from "commander";
 import { canonicalIp } from "../../shared/address.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import type { WaitCondition } from "../local/contract.ts";
+import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 import type { JoinKey } from "./config.ts";
 
 /** About 23 days: the longest delay that a 32-bit timer takes. */
@@ -11,6 +12,7 @@ const MAX_SECONDS = 2_000_000;
 const MAX_KEY_LENGTH = 200;
 /** IFNAMSIZ of Linux is 16 with the final zero. */
 const MAX_TUN_NAME_LENGTH = 15;
+const LOOPBACK = "127.0.0.1";
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
 export function seconds(text: string): number {
@@ -38,14 +40,63 @@ export function machineName(text: string): string {
   );
 }
 
-/** How a user refers to a peer: its name, id, or mesh address. */
+/** How a user refers to a peer: its name, also with ".mesh", its id, or its mesh address. */
 export function peerReference(text: string): string {
   const reference = text.toLowerCase();
-  if (NAME.test(reference)) return reference;
+  if (NAME.test(reference.replace(/\.mesh\.?$/, ""))) return reference.replace(/\.mesh\.?$/, "");
   const ip = canonicalIp(reference);
   if (ip !== undefined) return ip;
   throw new InvalidArgumentError("It must be the name, the id or the mesh address of a peer.");
 }
+
+/** A port that somebody listens on. */
+export function peerPort(text: string): number {
+  if (/^\d{1,5}$/.test(text) && Number(text) >= 1 && Number(text) <= 65_535) return Number(text);
+  throw new InvalidArgumentError("It must be a port number from 1 to 65535.");
+}
+
+/** `[udp:][BIND:]PORT:PEER:PORT`, IPv6 addresses in brackets. */
+export function forward(text: string): ForwardSpec {
+  const protocol = /^udp:/i.test(text) ? "udp" : "tcp";
+  const parts = splitAtColons(text.replace(/^(udp|tcp):/i, ""));
+  if (parts.length !== 3 && parts.length !== 4) {
+    throw new InvalidArgumentError('It must be [udp:][BIND:]PORT:PEER:PORT, as in "8080:nas:80".');
+  }
+  const [remotePort = "", peer = "", ...local] = parts.toReversed();
+  return { protocol, ...listenOn(local.toReversed()), peer: peerReference(peer), peerPort: peerPort(remotePort) };
+}
+
+/** `[BIND:]PORT`. */
+export function listen(text: string): ListenSpec {
+  const parts = splitAtColons(text);
+  if (parts.length > 2) throw new InvalidArgumentError('It must be [BIND:]PORT, as in "1080" or "[::1]:1080".');
+  return listenOn(parts);
+}
+
+/** Repeatable, and several in one text behind commas, as in the environment. */
+export const forwards = (text: string, before: readonly ForwardSpec[] = []): readonly ForwardSpec[] => [
+  ...before,
+  ...text.split(",").map(forward),
+];
+export const listens = (text: string, before: readonly ListenSpec[] = []): readonly ListenSpec[] => [
+  ...before,
+  ...text.split(",").map(listen),
+];
+export const exposedPorts = (text: string, before: readonly (number | "all")[] = []): readonly (number | "all")[] => [
+  ...before,
+  ...text.split(",").map((port) => (port === "all" ? "all" : peerPort(port))),
+];
+
+function listenOn(parts: readonly string[]): ListenSpec {
+  const [port = "", bind = LOOPBACK] = parts.toReversed();
+  const ip = bind === "localhost" ? LOOPBACK : bind === "*" ? "0.0.0.0" : canonicalIp(bind);
+  if (ip === undefined) throw new InvalidArgumentError(`"${bind}" is not an IP address to listen on.`);
+  return { bind: ip, port: portNumber(port) };
+}
+
+/** At colons outside of brackets; the brackets go. */
+const splitAtColons = (text: string): string[] =>
+  (text.match(/(?:\[[^\]]*\]|[^:[\]])+|(?<=:|^)(?=:|$)/g) ?? []).map((part) => part.replace(/^\[(.*)\]$/, "$1"));
 
 export function tunName(text: string): string {
   if (text.length <= MAX_TUN_NAME_LENGTH && /^[A-Za-z0-9_-][A-Za-z0-9_.-]*$/.test(text)) return text;

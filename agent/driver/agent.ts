@@ -4,16 +4,19 @@ import { serveLocalApi } from "../local/server.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import { Control } from "./control.ts";
 import { MeshAgent } from "./mesh_agent.ts";
+import { Streams } from "./streams/streams.ts";
 import { MeshNames, type NamesSource } from "./names/mesh_names.ts";
 
 /** Runs until told to stop, by signal or by `down`, or until the coordinator refuses this machine. Returns the exit code. */
 export async function runAgent(config: AgentConfig, signal: AbortSignal): Promise<number> {
   const { state, log } = config;
   const agent = await MeshAgent.start(config);
+  const streams = await startStreams(agent);
   const stopped = Promise.withResolvers<string>();
   const names = MeshNames.start(namesSource(agent), log, config.dns);
   const control = new Control(
     agent,
+    streams,
     () => names.status,
     () => stopped.resolve("down"),
   );
@@ -59,9 +62,20 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
     void server;
     return EXIT.ok;
   } finally {
+    streams.stop();
     await names.stop();
     await agent.stop();
     log.event({ event: "stopped", reason });
+  }
+}
+
+/** A port that is taken ends the agent before it has done anything. */
+async function startStreams(agent: MeshAgent): Promise<Streams> {
+  try {
+    return await Streams.start(agent);
+  } catch (error) {
+    await agent.stop();
+    throw error;
   }
 }
 

@@ -1,6 +1,6 @@
 /** What the local API asks of a running agent: status, why, ping, wait, trust, block, netcheck, stop (agent/local/contract.ts). */
 import { formatTransportAddress } from "../../shared/address.ts";
-import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
+import { groupFingerprint } from "../../shared/session/identity.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type {
   AgentControl,
@@ -17,8 +17,12 @@ import type {
 import type { PeerView } from "../node/contract.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import { MAX_BLOCKS } from "../state/trust_store.ts";
+import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
+import { findPeer, reachablePeer } from "./find_peer.ts";
 import type { MeshAgent } from "./mesh_agent.ts";
+import type { Streams } from "./streams/streams.ts";
+import type { Listening } from "./streams/tcp_listener.ts";
 import { natStatusOf, netcheckOf } from "./netcheck.ts";
 import { portMappingStatus } from "./port_mapping_words.ts";
 
@@ -30,11 +34,13 @@ const NETCHECK_TIMEOUT_MS = 5000;
 
 export class Control implements AgentControl {
   readonly #agent: MeshAgent;
+  readonly #streams: Streams;
   readonly #names: () => NamesStatus;
   readonly #onStop: () => void;
 
-  constructor(agent: MeshAgent, names: () => NamesStatus, onStop: () => void) {
+  constructor(agent: MeshAgent, streams: Streams, names: () => NamesStatus, onStop: () => void) {
     this.#agent = agent;
+    this.#streams = streams;
     this.#names = names;
     this.#onStop = onStop;
   }
@@ -200,6 +206,14 @@ export class Control implements AgentControl {
     this.#onStop();
   }
 
+  async forward(spec: ForwardSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {
+    await listenWhile(await this.#streams.forward(spec), onListening, signal);
+  }
+
+  async socks(spec: ListenSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {
+    await listenWhile(this.#streams.proxy(spec), onListening, signal);
+  }
+
   async choosePath(name: string, rung: RungWish, signal: AbortSignal): Promise<PathStatus> {
     const { id } = this.#reachable(name);
     this.#agent.choosePath(id, rung);
@@ -253,23 +267,11 @@ export class Control implements AgentControl {
   }
 
   #reachable(name: string): PeerView {
-    const peer = this.#find(name);
-    if (peer === undefined) {
-      throw new UserError(EXIT.peerUnavailable, `There is no peer "${name}"; "tunnelmesh-agent peers" lists them`);
-    }
-    if (peer.trust !== "pinned" || (!peer.entry.online && peer.route === undefined)) {
-      throw new UserError(EXIT.peerUnavailable, peer.why);
-    }
-    return peer;
+    return reachablePeer(this.#agent.peers(), name);
   }
 
   #find(name: string): PeerView | undefined {
-    const peers = this.#agent.peers();
-    const bare = name.replace(/\.mesh$/, "");
-    return (
-      peers.find(({ entry }) => entry.name === bare) ??
-      peers.find(({ id, entry }) => id === (name as PeerId) || entry.meshIPv4 === name || entry.meshIPv6 === name)
-    );
+    return findPeer(this.#agent.peers(), name);
   }
 
   #peerStatus(peer: PeerView): PeerStatus {
@@ -317,6 +319,17 @@ export class Control implements AgentControl {
       reason,
     }));
   }
+}
+
+/** Until the command that asked for it ends, and its connections with it. */
+async function listenWhile(
+  listening: Listening,
+  onListening: (address: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  onListening(listening.address);
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+  listening.stop(true);
 }
 
 const round = (milliseconds: number): number => Math.round(milliseconds * 1000) / 1000;

@@ -26,6 +26,8 @@ import { MeshRoutes } from "./mesh_routes.ts";
 import { PortMapper } from "./port_mapper.ts";
 import { REFUSAL_EXIT } from "./refusal_exit.ts";
 import { Relays } from "./relays.ts";
+import type { StreamDriver } from "./streams/stream_driver.ts";
+import type { EchoResult, SelfView } from "./self_view.ts";
 import { killsOthers, SignalClient } from "./signal_client.ts";
 import { usableAddresses } from "./usable_addresses.ts";
 
@@ -39,28 +41,13 @@ const CHALLENGE_MS = 300;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
 const GOODBYE_MS = 60;
 
-export interface SelfView {
-  readonly name: string | undefined;
-  readonly meshIPv4: string | undefined;
-  readonly meshIPv6: string | undefined;
-  readonly tun: string | undefined;
-  readonly connected: boolean;
-  readonly rttMs: number | undefined;
-  /** What is wrong, or what is waited for, while not joined. */
-  readonly message: string | undefined;
-}
-
-export interface EchoResult {
-  readonly sequence: number;
-  readonly roundTripMs: number;
-  readonly path: "direct" | "ssh" | "websocket";
-}
-
 export class MeshAgent {
   readonly config: AgentConfig;
   readonly node: Node;
   /** Undefined when the router is not to be asked. */
   readonly portMapper: PortMapper | undefined;
+  /** Set once the streams are there (streams/streams.ts). */
+  streams: StreamDriver | undefined;
   readonly #worker: DataWorkerHost;
   readonly #signal: SignalClient;
   readonly #relays: Relays;
@@ -434,6 +421,11 @@ export class MeshAgent {
     }
   }
 
+  sendStreams(id: PeerId, batch: Uint8Array): void {
+    const peer = this.node.slotOf(id);
+    if (peer !== undefined) this.#worker.send({ type: "send_streams", peer, batch });
+  }
+
   /** The way into the data path is short: only who sent them is looked up. */
   #onRelayFrames(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]): void {
     const from = this.node.relaySource(peer);
@@ -519,6 +511,11 @@ export class MeshAgent {
       case "plane_failed":
         this.config.log.error(`Bug in the data path: ${report.message}`, { suppressed: report.suppressed });
         break;
+      case "stream_frames": {
+        const peer = this.node.peerOfSlot(report.peer);
+        if (peer !== undefined) this.streams?.handleFrames(peer, report.batch);
+        break;
+      }
       case "engine_failed":
         this.#end(new UserError(EXIT.failed, `The data path has failed: ${report.message}`));
         break;
@@ -615,6 +612,7 @@ export class MeshAgent {
   }
 
   #onEvent(event: NodeEvent): void {
+    this.streams?.handleNodeEvent(event);
     const hasDied = event.type === "path_changed" && event.from === "direct" && event.to !== "direct";
     if (hasDied || event.type === "path_suspect") this.#challenge();
     if (event.type === "route_added") {

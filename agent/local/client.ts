@@ -1,9 +1,11 @@
 /** The command line's side of the local API. Every failure becomes a `UserError` with the exit code of the contract. */
 import * as v from "valibot";
 import type { RungWish } from "../../shared/wire/control.ts";
+import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 import { EXIT, isExitCode, systemCode, systemReason, UserError } from "../state/user_error.ts";
 import {
   ErrorAnswer,
+  ListenLine,
   Netcheck,
   PathStatus,
   type PingEvent,
@@ -87,20 +89,44 @@ export class LocalClient {
     onEvent: (event: PingEvent) => void,
     signal: AbortSignal,
   ): Promise<void> {
+    await this.#readLines("ping", { peer, ...options }, PingLine, signal, onEvent);
+  }
+
+  /** Asks for a listener that lives until `signal` aborts; tells its address. */
+  async listen(
+    what: { readonly forward: ForwardSpec } | { readonly socks: ListenSpec },
+    onListening: (address: string) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const [path, spec] = "forward" in what ? ["forward", what.forward] : ["socks", what.socks];
+    await this.#readLines(path, spec, ListenLine, signal, (line) => {
+      if ("listening" in line) onListening(line.listening);
+    });
+  }
+
+  /** Reads lines until the last; the one that says what went wrong is thrown. Returns when `signal` aborts. */
+  async #readLines<Line extends object>(
+    path: string,
+    body: object,
+    schema: v.GenericSchema<unknown, Line>,
+    signal: AbortSignal,
+    onLine: (line: Exclude<Line, ErrorAnswer | { end: true }>) => void,
+  ): Promise<void> {
     try {
-      const response = await this.#fetch("POST", "ping", { peer, ...options }, signal);
-      for await (const line of linesOf(response)) {
-        const result = v.safeParse(PingLine, parseJson(line));
+      const response = await this.#fetch("POST", path, body, signal);
+      for await (const text of linesOf(response)) {
+        const result = v.safeParse(schema, parseJson(text));
         if (!result.success) throw otherVersion();
-        if ("end" in result.output) return;
-        if ("error" in result.output) throw asUserError(result.output);
-        onEvent(result.output);
+        const line = result.output;
+        if ("end" in line) return;
+        if ("error" in line) throw asUserError(line as unknown as ErrorAnswer);
+        onLine(line as Exclude<Line, ErrorAnswer | { end: true }>);
       }
     } catch (error) {
       if (signal.aborted) return;
       throw error instanceof UserError ? error : this.#connectionError(error);
     }
-    throw new UserError(EXIT.agentNotRunning, "The agent stopped while it was pinging");
+    throw new UserError(EXIT.agentNotRunning, `The agent stopped in the middle of "${path}"`);
   }
 
   async #ask<Schema extends v.GenericSchema>(

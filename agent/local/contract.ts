@@ -6,6 +6,7 @@
  */
 import * as v from "valibot";
 import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
+import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 
 const Text = (maximum: number) => v.pipe(v.string(), v.maxLength(maximum));
 const Milliseconds = v.pipe(v.number(), v.finite());
@@ -216,6 +217,10 @@ export interface AgentControl {
   trust(name: string): string | undefined;
   /** Refuses this peer from here on. False: no such peer. */
   block(name: string): boolean;
+  /** Listens for a forward until `signal` aborts, and says on which address. Throws UserError 1 when the port cannot be had. */
+  forward(spec: ForwardSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void>;
+  /** The same for SOCKS5 and HTTP CONNECT. */
+  socks(spec: ListenSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void>;
   /** Begins a graceful stop; the process ends some time after. */
   stop(): void;
 }
@@ -237,6 +242,21 @@ export const WaitRequest = v.object({
   timeoutMs: v.optional(v.pipe(v.number(), v.minValue(0))),
 });
 export const PathRequest = v.object({ peer: Name, rung: v.picklist(RUNG_WISHES) });
+const Port = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(65_535));
+export const SocksRequest = v.object({ bind: Address, port: Port });
+export const ForwardRequest = v.object({
+  protocol: v.picklist(["tcp", "udp"]),
+  bind: Address,
+  port: Port,
+  peer: Name,
+  peerPort: v.pipe(Port, v.minValue(1)),
+});
+/** First line on the socket for streams (agent/driver/streams/stream_door.ts). */
+export const StreamRequest = v.union([
+  v.object({ peer: Name, port: v.pipe(Port, v.minValue(1)) }),
+  /** Did the stream of this id end in good order? */
+  v.object({ outcome: Count }),
+]);
 export const NameRequest = v.object({ name: Name });
 
 /** Body of every answer that is not 2xx, and the last line of a stream that failed. */
@@ -247,7 +267,16 @@ export const EndOfStream = v.object({ end: v.literal(true) });
 /** Lines of the answer to `ping`. */
 export const PingLine = v.union([PingEvent, EndOfStream, ErrorAnswer]);
 
+/** Lines of the answer to `forward` and `socks`: the address, then nothing until it ends. */
+export const ListenLine = v.union([v.object({ listening: Address }), EndOfStream, ErrorAnswer]);
+/** The line that answers a `StreamRequest`; after a favourable one come the bytes of the stream. */
+export const StreamAnswer = v.union([v.object({ ok: v.literal(true), id: Count }), ErrorAnswer]);
+export type StreamAnswer = v.InferOutput<typeof StreamAnswer>;
+
 export const WaitAnswer = v.object({ reached: v.boolean() });
 export const TrustAnswer = v.object({ fingerprint: v.string() });
 /** `stateDir` lets `down` see when the agent has given its lock back. */
 export const StopAnswer = v.object({ stateDir: v.string() });
+
+/** The socket for streams, beside the agent's own, in the directory that only its owner may enter. */
+export const streamSocketPath = (socketPath: string): string => `${socketPath}.streams`;

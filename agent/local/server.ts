@@ -13,10 +13,12 @@ import { EXIT, type ExitCode, systemCode, systemReason, UserError, withoutKeys }
 import {
   type AgentControl,
   type ErrorAnswer,
+  ForwardRequest,
   NameRequest,
   PathRequest,
   type PingOptions,
   PingRequest,
+  SocksRequest,
   type WaitCondition,
   WaitRequest,
 } from "./contract.ts";
@@ -49,7 +51,16 @@ export function createLocalApp(control: AgentControl, stateDir: string, onBug: (
   });
   app.post("/v1/ping", async (c) => {
     const { peer, count, intervalMs, untilDirect, timeoutMs } = await read(c, PingRequest);
-    return streamPings(control, peer, { count, intervalMs, untilDirect, timeoutMs }, onBug);
+    const options: PingOptions = { count, intervalMs, untilDirect, timeoutMs };
+    return streamLines(onBug, (send, signal) => control.ping(peer, options, send, signal));
+  });
+  app.post("/v1/forward", async (c) => {
+    const spec = await read(c, ForwardRequest);
+    return streamLines(onBug, (send, signal) => control.forward(spec, (listening) => send({ listening }), signal));
+  });
+  app.post("/v1/socks", async (c) => {
+    const spec = await read(c, SocksRequest);
+    return streamLines(onBug, (send, signal) => control.socks(spec, (listening) => send({ listening }), signal));
   });
   app.post("/v1/netcheck", async (c) => c.json(await control.netcheck(c.req.raw.signal)));
   app.post("/v1/path", async (c) => {
@@ -127,7 +138,7 @@ interface UnixOptions {
 const withoutIdleTimeout = (options: UnixOptions): UnixOptions => Object.assign(options, { idleTimeout: 0 });
 
 /** A killed agent leaves its socket behind: it may go if nobody answers on it. */
-async function removeStaleSocket(path: string): Promise<void> {
+export async function removeStaleSocket(path: string): Promise<void> {
   try {
     if (!lstatSync(path).isSocket()) {
       throw new UserError(EXIT.badConfiguration, `${path} exists and is not a socket; choose another with --socket`);
@@ -153,11 +164,10 @@ const isAnswering = (path: string): Promise<boolean> =>
     socket.once("error", () => resolve(false));
   });
 
-function streamPings(
-  control: AgentControl,
-  peer: string,
-  options: PingOptions,
+/** Lines of JSON for as long as `run` takes; a line for how it ended is the last. */
+function streamLines(
   onBug: (error: unknown) => void,
+  run: (send: (line: object) => void, signal: AbortSignal) => Promise<void>,
 ): Response {
   const ended = new AbortController();
   const stream = new ReadableStream<string>(
@@ -169,14 +179,9 @@ function streamPings(
         // Not awaited: until `start` returns, the stream would not know that its reader has gone.
         void (async () => {
           try {
-            await control.ping(
-              peer,
-              options,
-              (event) => {
-                if ((controller.desiredSize ?? 0) > 0) send(event);
-              },
-              ended.signal,
-            );
+            await run((line) => {
+              if ((controller.desiredSize ?? 0) > 0) send(line);
+            }, ended.signal);
             send({ end: true });
           } catch (error) {
             if (!(error instanceof UserError)) onBug(error);

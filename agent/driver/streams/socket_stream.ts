@@ -28,6 +28,7 @@ export class SocketStream implements StreamEvents {
   #waiting: Uint8Array[] = [];
   #isBlocked = false;
   #isShut = false;
+  #resumed = 0;
   #hasStreamEnded = false;
   #hasSocketEnded = false;
   #isOver = false;
@@ -69,7 +70,10 @@ export class SocketStream implements StreamEvents {
 
   handleSocketData(bytes: Uint8Array): void {
     if (this.#isOver) return;
-    if (this.#stream?.write(bytes) === false) this.#socket?.pause();
+    const before = this.#resumed;
+    const hasRoom = this.#stream?.write(bytes) ?? true;
+    // Room may have come within the very call.
+    if (!hasRoom && this.#resumed === before) this.#socket?.pause();
   }
 
   handleSocketDrain(): void {
@@ -135,6 +139,7 @@ export class SocketStream implements StreamEvents {
   }
 
   writable(): void {
+    this.#resumed++;
     this.#socket?.resume();
   }
 

@@ -3,7 +3,7 @@
  * the door for `nc`.
  */
 import { randomInt } from "node:crypto";
-import { findPeer } from "../find_peer.ts";
+import { streamSocketPath } from "../../local/contract.ts";
 import type { MeshAgent } from "../mesh_agent.ts";
 import type { ForwardSpec, ListenSpec } from "../../state/forward_spec.ts";
 import { DatagramFlows } from "./datagram_flows.ts";
@@ -32,7 +32,7 @@ export class Streams {
       use: (peer) => agent.use(peer),
     });
     this.#agent = agent;
-    this.#peers = { driver, find: (reference) => findPeer(agent.peers(), reference.toLowerCase()) };
+    this.#peers = { driver, peers: () => agent.peers() };
     const policy = {
       exposed: config.expose,
       meshAddress: () => (agent.self.tun === undefined ? undefined : agent.self.meshIPv4),
@@ -53,7 +53,7 @@ export class Streams {
       for (const spec of agent.config.socks) {
         agent.config.log.info(`SOCKS5 and HTTP CONNECT on ${streams.proxy(spec).address}`);
       }
-      streams.#door = openStreamDoor(streams.#peers, streamSocketPath(agent.config.socketPath));
+      streams.#door = await openStreamDoor(streams.#peers, streamSocketPath(agent.config.socketPath));
     } catch (error) {
       streams.stop();
       throw error;
@@ -64,7 +64,9 @@ export class Streams {
   async forward(spec: ForwardSpec): Promise<Listening> {
     const { log } = this.#agent.config;
     return this.#keep(
-      spec.protocol === "udp" ? await startUdpForward(this.#peers, this.#flows, spec) : startForward(this.#peers, spec, log),
+      spec.protocol === "udp"
+        ? await startUdpForward(this.#peers, this.#flows, spec)
+        : startForward(this.#peers, spec, log),
     );
   }
 
@@ -91,6 +93,3 @@ export class Streams {
     };
   }
 }
-
-/** Beside the agent's socket, in the directory that only its owner may enter. */
-export const streamSocketPath = (socketPath: string): string => `${socketPath}.streams`;

@@ -3,6 +3,7 @@ import { formatTransportAddress } from "../../../shared/address.ts";
 import type { PeerId } from "../../../shared/session/identity.ts";
 import type { ForwardSpec } from "../../state/forward_spec.ts";
 import { EXIT, systemReason, UserError } from "../../state/user_error.ts";
+import { findPeer } from "../find_peer.ts";
 import type { DatagramFlows } from "./datagram_flows.ts";
 import type { PeerStreams } from "./peer_streams.ts";
 import type { Listening } from "./tcp_listener.ts";
@@ -18,7 +19,11 @@ interface Sender {
 }
 
 /** Throws UserError 1 when the port cannot be had. */
-export async function startUdpForward(streams: PeerStreams, flows: DatagramFlows, spec: ForwardSpec): Promise<Listening> {
+export async function startUdpForward(
+  streams: PeerStreams,
+  flows: DatagramFlows,
+  spec: ForwardSpec,
+): Promise<Listening> {
   const senders = new Map<string, Sender>();
   const forget = (key: string, sender: Sender): void => {
     senders.delete(key);
@@ -31,7 +36,7 @@ export async function startUdpForward(streams: PeerStreams, flows: DatagramFlows
       if (senders.size < MAX_SENDERS && now - sender.usedAt < SENDER_IDLE_MS) break;
       forget(other, sender);
     }
-    const peer = streams.find(spec.peer);
+    const peer = findPeer(streams.peers(), spec.peer);
     const known = senders.get(key);
     if (peer === undefined) return undefined;
     // The oldest come first in the map.
@@ -59,9 +64,13 @@ export async function startUdpForward(streams: PeerStreams, flows: DatagramFlows
       },
     });
   } catch (error) {
-    throw new UserError(EXIT.failed, `Cannot listen on ${address} for --forward: ${systemReason(error)}; choose another port`, {
-      cause: error,
-    });
+    throw new UserError(
+      EXIT.failed,
+      `Cannot listen on ${address} for --forward: ${systemReason(error)}; choose another port`,
+      {
+        cause: error,
+      },
+    );
   }
   return {
     address: formatTransportAddress({ ip: spec.bind, port: socket.port }),

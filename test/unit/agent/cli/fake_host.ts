@@ -1,4 +1,5 @@
 /** A terminal that remembers what was written, and a clock that stands where the fixtures are. */
+import { PassThrough, Readable } from "node:stream";
 import { coloured, type Host, plain, sleep } from "../../../../agent/cli/host.ts";
 import { NOW } from "../local/fake_control.ts";
 
@@ -11,6 +12,9 @@ export class FakeHost implements Host {
   stdout = "";
   stderr = "";
   isColoured = false;
+  /** What `nc` reads and writes. */
+  input: Uint8Array[] = [];
+  readonly output = new PassThrough();
   /** Called before each pause; tests end a `--watch` here. */
   onSleep: () => void = () => {};
 
@@ -24,6 +28,10 @@ export class FakeHost implements Host {
 
   err(text: string): void {
     this.stderr += text;
+  }
+
+  pipes(): ReturnType<Host["pipes"]> {
+    return { input: Readable.from(this.input), output: this.output };
   }
 
   unixMs(): number {

@@ -36,6 +36,9 @@ describe("commands", () => {
         direct: false,
         dns: true,
         portMapping: false,
+        forward: [],
+        socks: [],
+        expose: [],
         ssh: false,
         websocket: false,
         proxy: "socks5://user:pass@proxy.example:1080",
@@ -55,6 +58,9 @@ describe("commands", () => {
       direct: true,
       dns: true,
       portMapping: true,
+      forward: [],
+      socks: [],
+      expose: [],
       ssh: true,
       websocket: true,
       logLevel: "info",
@@ -107,6 +113,9 @@ describe("commands", () => {
       "ping",
       "netcheck",
       "path",
+      "forward",
+      "socks",
+      "nc",
       "trust",
       "block",
       "version",
@@ -115,7 +124,63 @@ describe("commands", () => {
       expect(parseArguments([name, "--help"], {})).toMatchObject({ command: "help" });
     }
     expect(help.options.text).toContain("Examples:");
-    expect(help.options.text).not.toMatch(/^ {2}(forward|socks|nc|bench) /m);
+    expect(help.options.text).not.toMatch(/^ {2}bench /m);
+  });
+});
+
+describe("forwards, proxy ports and open ports", () => {
+  const nas80 = { peer: "nas", peerPort: 80 } as const;
+  test.each([
+    ["8080:nas:80", { protocol: "tcp", bind: "127.0.0.1", port: 8080, ...nas80 }],
+    ["0:NAS.mesh:80", { protocol: "tcp", bind: "127.0.0.1", port: 0, ...nas80 }],
+    ["0.0.0.0:8080:nas:80", { protocol: "tcp", bind: "0.0.0.0", port: 8080, ...nas80 }],
+    ["[::1]:8080:nas:80", { protocol: "tcp", bind: "::1", port: 8080, ...nas80 }],
+    ["udp:5353:nas:53", { protocol: "udp", bind: "127.0.0.1", port: 5353, peer: "nas", peerPort: 53 }],
+    ["localhost:1:[fd00::5]:2", { protocol: "tcp", bind: "127.0.0.1", port: 1, peer: "fd00::5", peerPort: 2 }],
+    ["*:1:100.96.0.2:2", { protocol: "tcp", bind: "0.0.0.0", port: 1, peer: "100.96.0.2", peerPort: 2 }],
+  ])("--forward %s", (text, spec) => {
+    expect(parseArguments(["up", "--forward", text], {})).toMatchObject({ options: { forward: [spec] } });
+    const [remotePort, remote, ...local] = text.split(/:(?![^[]*\])/).toReversed();
+    const command = ["forward", local.toReversed().join(":"), `${remote}:${remotePort}`];
+    expect(parseArguments(command, {})).toMatchObject({ command: "forward", options: { spec } });
+  });
+
+  test.each(["nas:80", "x:nas:80", "8080:nas:0", "8080:nas:70000", "1:2:3:4:5", "8080::80", "host:1:nas:2", ""])(
+    "--forward %s is none",
+    (text) => {
+      expect(parseArguments(["up", "--forward", text], {})).toMatchObject({ exitCode: EXIT.usage });
+    },
+  );
+
+  test("repeated, behind commas, and from the environment", () => {
+    const forwards = { forward: [{ port: 1 }, { port: 2 }, { port: 3 }] };
+    expect(parseArguments(["up", "--forward", "1:a:1,2:b:2", "--forward", "3:c:3"], {})).toMatchObject({
+      options: forwards,
+    });
+    expect(parseArguments(["up"], { TUNNELMESH_FORWARD: "1:a:1,2:b:2,3:c:3" })).toMatchObject({ options: forwards });
+    expect(parseArguments(["up", "--socks", "[::1]:1080", "--expose", "22,80", "--expose", "443"], {})).toMatchObject({
+      options: { socks: [{ bind: "::1", port: 1080 }], expose: [22, 80, 443] },
+    });
+    expect(parseArguments(["up"], { TUNNELMESH_EXPOSE: "all" })).toMatchObject({ options: { expose: ["all"] } });
+  });
+
+  test("the commands", () => {
+    expect(parseArguments(["socks", "1080"], {})).toMatchObject({
+      command: "socks",
+      options: { spec: { bind: "127.0.0.1", port: 1080 } },
+    });
+    expect(parseArguments(["nc", "nas.mesh", "22"], {})).toMatchObject({
+      command: "nc",
+      options: { peer: "nas", port: 22 },
+    });
+    for (const wrong of [
+      ["nc", "nas"],
+      ["nc", "nas", "0"],
+      ["socks", "a:b:c"],
+      ["up", "--expose", "some"],
+    ]) {
+      expect([wrong, parseArguments(wrong, {})]).toMatchObject([wrong, { exitCode: EXIT.usage }]);
+    }
   });
 });
 
@@ -234,6 +299,9 @@ describe("the environment", () => {
         direct: false,
         dns: true,
         portMapping: true,
+        forward: [],
+        socks: [],
+        expose: [],
         ssh: true,
         websocket: true,
         udpPort: 5000,

@@ -40,6 +40,9 @@ describe("what the agent is given", () => {
       tun: "auto",
       direct: true,
       portMapping: true,
+      forwards: [],
+      socks: [],
+      expose: [],
       socketPath: join(stateDir, "agent.sock"),
       state: { dir: stateDir },
     });

@@ -10,6 +10,7 @@ import type {
   WaitCondition,
   WhyAnswer,
 } from "../../../../agent/local/contract.ts";
+import type { ForwardSpec, ListenSpec } from "../../../../agent/state/forward_spec.ts";
 import { EXIT, UserError } from "../../../../agent/state/user_error.ts";
 import type { RungWish } from "../../../../shared/wire/control.ts";
 
@@ -157,6 +158,22 @@ export class FakeControl implements AgentControl {
   block(name: string): boolean {
     this.asked.push({ block: name });
     return this.current.peers.some((peer) => peer.name === name);
+  }
+
+  forward(spec: ForwardSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {
+    return this.#listen(spec, onListening, signal);
+  }
+
+  socks(spec: ListenSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {
+    return this.#listen(spec, onListening, signal);
+  }
+
+  async #listen(spec: ListenSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {
+    this.asked.push(spec);
+    if (spec.port === 1) throw new UserError(EXIT.failed, "Cannot listen on 127.0.0.1:1: permission denied");
+    onListening(`${spec.bind}:${spec.port}`);
+    await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve()));
+    this.pingEnded.resolve();
   }
 
   stop(): void {
