@@ -56,6 +56,16 @@ export type AgentEvent =
       readonly remoteAddress: string | null;
       readonly rttMs: number | null;
     }
+  /** An attempt at a direct path with many packets has ended: what this side did and sent. */
+  | {
+      readonly event: "punched";
+      readonly peer: string;
+      readonly role: "spread" | "guess" | "meet";
+      readonly outcome: "direct" | "failed" | "refused" | "stopped";
+      readonly sockets: number;
+      readonly packets: number;
+      readonly milliseconds: number;
+    }
   | { readonly event: "stopped"; readonly reason: string };
 export type PathKindOrNone = "none" | "direct" | "ssh" | "websocket";
 
@@ -134,6 +144,11 @@ function inWords(event: AgentEvent): string {
       const via = event.remoteAddress === null ? "" : ` via ${event.remoteAddress}`;
       if (event.to === "none") return `Path to "${event.peer}" is gone (was ${event.from}): ${event.reason}`;
       return `Path to "${event.peer}" is ${event.to}${via}${time} (was ${event.from}): ${event.reason}`;
+    }
+    case "punched": {
+      const sent = `${event.packets} packets from ${Math.max(1, event.sockets)} port(s) in ${event.milliseconds.toFixed(0)} ms`;
+      const how = { direct: "found a path", failed: "found nothing", refused: "was refused", stopped: "was stopped" };
+      return `Looking for ports of "${event.peer}" ${how[event.outcome]}: ${sent}`;
     }
     case "stopped":
       return `Stopped: ${event.reason}`;

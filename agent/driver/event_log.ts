@@ -46,6 +46,17 @@ export function logNodeEvent(
         rttMs: event.rttMs ?? null,
       });
       break;
+    case "punched":
+      log.event({
+        event: "punched",
+        peer: event.name,
+        role: event.role,
+        outcome: event.outcome,
+        sockets: event.sockets,
+        packets: event.packets,
+        milliseconds: event.milliseconds,
+      });
+      break;
     // Nothing that the log tells: for the driver.
     case "path_suspect":
     case "route_added":

@@ -4,6 +4,7 @@ import type { PeerId } from "../../shared/session/identity.ts";
 import type { X25519Key } from "../../shared/session/primitives.ts";
 import type { AgentMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
+import type { PunchRole } from "../../shared/wire/control.ts";
 import type { Leg, PlaneCommand } from "../data/plane.ts";
 import type { NatLabel } from "../path/nat_behavior.ts";
 import type { PathKind, Route } from "./ladder.ts";
@@ -80,6 +81,17 @@ export type NodeEvent =
     }
   /** The direct path to this peer may be dying: the driver asks whether the connections to the coordinator still live. */
   | { readonly type: "path_suspect"; readonly id: PeerId }
+  /** An attempt with many packets, by consent of both, has ended. */
+  | {
+      readonly type: "punched";
+      readonly id: PeerId;
+      readonly name: string;
+      readonly role: PunchRole;
+      readonly outcome: "direct" | "failed" | "refused" | "stopped";
+      readonly sockets: number;
+      readonly packets: number;
+      readonly milliseconds: number;
+    }
   /** Mesh addresses that should, or should no longer, lead into the TUN device. */
   | { readonly type: "route_added"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }
   | { readonly type: "route_removed"; readonly id: PeerId; readonly meshIPv4: string; readonly meshIPv6: string }

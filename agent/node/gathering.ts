@@ -26,6 +26,7 @@ import {
 } from "../../shared/wire/candidates.ts";
 import { decodeStun, encodeStun, STUN_BINDING, verifyStunIntegrity } from "../../shared/wire/stun.ts";
 import type { Leg } from "../data/plane.ts";
+import { PortSampler } from "../path/port_sampler.ts";
 import { type DiscoveryRequest, type DiscoveryResult, NatDiscovery } from "../path/nat_discovery.ts";
 
 /** Keeps the data socket's mapping to the coordinator open, and notices when the address changes: under the 30 s of Linux NATs. */
@@ -57,6 +58,8 @@ export type GatheringAction =
   | { readonly type: "close_leg"; readonly leg: Leg }
   /** Candidates or the NAT report have changed. */
   | { readonly type: "changed" }
+  /** Where our router's counter stood a moment ago; undefined: no answer. */
+  | { readonly type: "sampled"; readonly port: number | undefined }
   /** Discovery of IPv4 has ended with another result than before. */
   | { readonly type: "nat_detected"; readonly result: DiscoveryResult };
 
@@ -89,6 +92,7 @@ export class Gathering {
   #sequence = 0;
   #interfaces: readonly InterfaceAddress[] = [];
   #nextTestLeg = FIRST_TEST_LEG;
+  #sampler: PortSampler | undefined;
   #generation = 1;
   #isConnected = true;
   #portMapped: TransportAddress | undefined;
@@ -172,6 +176,17 @@ export class Gathering {
     }
   }
 
+  /** Finds out which IPv4 port our NAT gives next; `sampled` follows. False when there is nobody to ask. */
+  samplePort(now: Instant): boolean {
+    const [server] = this.#family(4).servers;
+    if (server === undefined || this.#sampler !== undefined) return false;
+    const leg = this.#nextTestLeg++;
+    this.#sampler = new PortSampler({ leg, server, transactionId: this.#random(12), now });
+    this.#actions.push({ type: "open_leg", leg, family: 4 });
+    this.#advanceSampler(now);
+    return true;
+  }
+
   /** Has IPv4 discovery heard something, or given up? Until then a handshake would lack the candidates that matter. */
   get isReady(): boolean {
     const relevant = this.#families.filter((family) => family.leg !== undefined && family.servers.length > 0);
@@ -243,6 +258,10 @@ export class Gathering {
     const secrets = [account?.secret, this.#previousSecret].filter((secret) => secret !== undefined);
     const isSealed = secrets.some((secret) => verifyStunIntegrity(message, secret, hmacSha256));
     if (account !== undefined && !isSealed) return false;
+    if (this.#sampler?.handleResponse(message.transactionId, mapped) === true) {
+      this.#advanceSampler(now);
+      return true;
+    }
     for (const family of this.#families) {
       if (family.refresh !== undefined && equalBytes(family.refresh.transactionId, message.transactionId)) {
         family.refresh = undefined;
@@ -265,6 +284,7 @@ export class Gathering {
   }
 
   handleTimeout(now: Instant): void {
+    this.#advanceSampler(now);
     for (const family of this.#families) {
       if (family.discovery !== undefined) {
         family.discovery.handleTimeout(now);
@@ -276,11 +296,24 @@ export class Gathering {
   }
 
   deadline(): Instant | undefined {
-    return earliest(...this.#families.map((family) => family.discovery?.deadline() ?? family.refreshAt));
+    const families = this.#families.map((family) => family.discovery?.deadline() ?? family.refreshAt);
+    return earliest(this.#sampler?.deadline(), ...families);
   }
 
   poll(): GatheringAction | undefined {
     return this.#actions.shift();
+  }
+
+  #advanceSampler(now: Instant): void {
+    const sampler = this.#sampler;
+    if (sampler === undefined) return;
+    const { leg, server: to, transactionId } = sampler;
+    if (sampler.isDue(now)) this.#request(leg, { socket: "sample-0", to, change: undefined, transactionId });
+    const { sample } = sampler;
+    if (sample === "waiting") return;
+    this.#sampler = undefined;
+    this.#actions.push({ type: "close_leg", leg });
+    this.#actions.push({ type: "sampled", port: sample === "lost" ? undefined : sample.port });
   }
 
   #family(version: 4 | 6): Family {

@@ -5,6 +5,8 @@ import { FIRST_RELAY_LEG, type Leg } from "../data/plane.ts";
 /** Data legs: the two UDP sockets that carry everything. */
 export const DATA_LEG_IPV4: Leg = 1;
 export const DATA_LEG_IPV6: Leg = 2;
+/** The sockets of volleys count down from here, and so never meet those that count up towards the relays. */
+export const LAST_PUNCH_LEG: Leg = 0;
 /** The leg of sealed frames that travel as signalling messages. */
 export const SIGNAL_LEG: Leg = FIRST_RELAY_LEG;
 /** The legs of the relay connections. */

@@ -19,6 +19,7 @@ import { natLabel } from "../path/nat_behavior.ts";
 import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
 import { Handshakes } from "./handshakes.ts";
+import { HardPunching } from "./hard_punching.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGNAL_LEG, slotOf } from "./legs.ts";
 import { News } from "./news.ts";
 import { Outbox } from "./outbox.ts";
@@ -42,6 +43,7 @@ export class Node {
   readonly #traffic: Traffic;
   readonly #news: News;
   readonly #handshakes: Handshakes;
+  readonly #hardPunching: HardPunching;
   /** Peers to open once our own addresses are known. */
   #toOpen: { readonly ids: readonly PeerId[]; readonly at: Instant } | undefined;
   #isFirstList = false;
@@ -61,6 +63,7 @@ export class Node {
     this.#book = book;
     this.#traffic = traffic;
     this.#news = news;
+    this.#hardPunching = new HardPunching(options, gathering, book, outbox);
     this.#handshakes = new Handshakes({ node: options, gathering, book, outbox, traffic, news, onEnded });
   }
 
@@ -286,6 +289,7 @@ export class Node {
 
   handleTimeout(now: Instant): void {
     this.#gathering.handleTimeout(now);
+    this.#hardPunching.handleTimeout(now);
     for (const peer of this.#book.values()) {
       peer.session.handleTimeout(now);
       peer.paths.handleTimeout(now);
@@ -299,7 +303,7 @@ export class Node {
   }
 
   deadline(): Instant | undefined {
-    let first = earliest(this.#gathering.deadline(), this.#tickAt, this.#toOpen?.at);
+    let first = earliest(this.#gathering.deadline(), this.#hardPunching.deadline(), this.#tickAt, this.#toOpen?.at);
     for (const { session, paths, told } of this.#book.values()) {
       first = earliest(first, session.deadline(), paths.deadline(), told.retellAt);
     }
@@ -587,6 +591,12 @@ export class Node {
       case "known":
         this.#news.handleKnown(peer, message);
         break;
+      case "punch_offer":
+        this.#hardPunching.handleOffer(peer, message, now);
+        break;
+      case "punch_end":
+        this.#hardPunching.handleEnd(peer, message, now);
+        break;
       case "close":
         this.#letGo(
           peer,
@@ -625,6 +635,8 @@ export class Node {
       for (const id of ids) this.#open(this.#book.get(id), now);
     }
     this.#drainAll(now);
+    this.#hardPunching.settle(now);
+    this.#drainGathering(now);
   }
 
   #drainAll(now: Instant): void {
@@ -651,6 +663,9 @@ export class Node {
             this.#news.tell(peer, now);
           }
           break;
+        case "sampled":
+          this.#hardPunching.handleSampled(action.port, now);
+          break;
         case "nat_detected":
           this.#outbox.event({
             type: "nat_detected",
@@ -673,6 +688,9 @@ export class Node {
           break;
         case "selected":
           this.#traffic.updateRoute(peer, action.reason, now);
+          break;
+        case "close_leg":
+          this.#outbox.push(action);
           break;
         case "request_round":
           this.#outbox.requestPunch(peer);

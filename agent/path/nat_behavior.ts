@@ -30,7 +30,8 @@ export function natLabel(nat: NatReport): NatLabel {
   return CONE[nat.filtering];
 }
 
-const isDependent = (mapping: Mapping | undefined): boolean =>
+/** Is the external port another one for another destination? */
+export const isDependent = (mapping: Mapping | undefined): boolean =>
   mapping === "address-dependent" || mapping === "address-and-port-dependent";
 
 /** Does the sender's changing port defeat the receiver's filter? */

@@ -120,6 +120,12 @@ export class Pair {
     const sentAt = this.#outstanding.get(transaction);
     if (sentAt === undefined) return false;
     this.#outstanding.delete(transaction);
+    this.onProven(sentAt, now);
+    return true;
+  }
+
+  /** An answer to a probe that was sent then. */
+  onProven(sentAt: Instant, now: Instant): void {
     const sample = now - sentAt;
     this.rttMs = this.rttMs === undefined ? sample : this.rttMs + RTT_GAIN * (sample - this.rttMs);
     const isInRow = this.answeredAt !== undefined && now - this.answeredAt < ROW_GAP_MS;
@@ -130,7 +136,19 @@ export class Pair {
     this.unanswered = 0;
     this.answersInRow = isInRow ? this.answersInRow + 1 : 1;
     this.needsLarge = false;
-    return true;
+  }
+
+  /** Probes are due from here on, at the steps of a round. */
+  startRound(at: Instant): void {
+    this.roundStep = 0;
+    this.roundStartedAt = at;
+    this.nextProbeAt = at;
+  }
+
+  stopRound(): void {
+    this.roundStep = undefined;
+    this.roundStartedAt = undefined;
+    this.nextProbeAt = undefined;
   }
 
   /** Forgets that this pair ever worked: it died, or the network changed. */

@@ -10,15 +10,19 @@
  * frozen, checks are sealed probes instead of STUN, an answer may come from another address than the one probed (§7.2.5.2.1), and each
  * side selects for itself, at any time, without nomination.
  */
-import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { isIPv6, isProbeable, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { CandidateList } from "../../shared/wire/candidates.ts";
 import type { ControlMessage } from "../../shared/wire/control.ts";
 import type { Leg, PacketCounts } from "../data/plane.ts";
 import type { DestinationBudget } from "./destination_budget.ts";
-import { Pair, type PairOrigin } from "./pair.ts";
+import { ExtraLegs } from "./extra_legs.ts";
+import type { Pair, PairOrigin } from "./pair.ts";
+import { PairTable, score } from "./pair_table.ts";
 import { PathWatch, usualAnswerMs } from "./path_watch.ts";
 import { PROVING_GAP_MS, Stability } from "./stability.ts";
+import { UntrustedProbes } from "./untrusted_probes.ts";
+import type { Volley } from "./volley.ts";
 
 /** First probes of a round, after its start. Dense at first: the peer's filter opens within one path delay of its own first probe. */
 const ROUND_MS: readonly number[] = [0, 20, 45, 80, 130, 200, 300, 450, 700, 1000, 1500, 2200, 3000];
@@ -39,13 +43,6 @@ const TRIGGERED_GAP_MS = 15;
 /** A better pair must be better by this much to displace a working one. */
 const HYSTERESIS_FACTOR = 0.8;
 const HYSTERESIS_MS = 2;
-/** A pair that works but is not selected is not kept open: this long it counts as proven. Linux forgets a flow after 30 s. */
-const STANDBY_MS = 30_000;
-/** Pairs remembered per peer; peer-reflexive ones come and go with a symmetric NAT's ports. */
-const MAX_PAIRS = 64;
-const MAX_PEER_REFLEXIVE = 16;
-/** Addresses whose untrusted probes are counted. A symmetric NAT shows a new one per probe, so it is generous. */
-const MAX_UNTRUSTED = 1024;
 
 export type PathAction =
   /** Send a sealed control message on a pair. */
@@ -66,7 +63,9 @@ export type PathAction =
   /** The peer has seen our packets on this leg come from here. */
   | { readonly type: "seen"; readonly leg: Leg; readonly address: TransportAddress }
   /** The first probes of a round have left. */
-  | { readonly type: "fired"; readonly round: number; readonly at: Instant };
+  | { readonly type: "fired"; readonly round: number; readonly at: Instant }
+  /** A socket that a volley has found the peer with, and on which it is heard no more. */
+  | { readonly type: "close_leg"; readonly leg: Leg };
 
 /** The sockets that probes may leave from. */
 export interface LocalLegs {
@@ -85,10 +84,11 @@ export interface PeerPathsOptions {
 
 export class PeerPaths {
   readonly #options: PeerPathsOptions;
-  readonly #pairs = new Map<string, Pair>();
   readonly #actions: PathAction[] = [];
   /** Probes sent to addresses that only the peer vouches for. */
-  readonly #untrustedProbes = new Map<string, number>();
+  readonly #untrustedProbes = new UntrustedProbes();
+  readonly #pairs = new PairTable(this.#untrustedProbes);
+  readonly #extraLegs = new ExtraLegs();
   #legs: LocalLegs = { ipv4: undefined, ipv6: undefined };
   #remote: CandidateList | undefined;
   #attested: readonly TransportAddress[] = [];
@@ -136,14 +136,12 @@ export class PeerPaths {
   }
 
   pairs(): readonly Pair[] {
-    return [...this.#pairs.values()];
+    return this.#pairs.values();
   }
 
   setLegs(legs: LocalLegs, now: Instant): void {
     this.#legs = legs;
-    for (const [key, pair] of this.#pairs) {
-      if (pair.leg !== legs.ipv4 && pair.leg !== legs.ipv6) this.#pairs.delete(key);
-    }
+    this.#pairs.keep((pair) => this.#isOurs(pair.leg));
     this.#makePairs(now);
   }
 
@@ -156,11 +154,10 @@ export class PeerPaths {
     if (wasNamed && !list.candidates.some(({ address }) => sameTransportAddress(address, selected.remote))) {
       this.doubt(now);
     }
-    for (const [key, pair] of this.#pairs) {
+    this.#pairs.keep((pair) => {
       const isNamed = list.candidates.some(({ address }) => sameTransportAddress(address, pair.remote));
-      const isKept = pair.origin === "peer-reflexive" || pair.isValid || pair === this.#selected;
-      if (!isNamed && !isKept) this.#pairs.delete(key);
-    }
+      return isNamed || pair.origin === "peer-reflexive" || pair.isValid || pair === this.#selected;
+    });
     this.#makePairs(now);
     return true;
   }
@@ -169,6 +166,26 @@ export class PeerPaths {
   setAttested(addresses: readonly TransportAddress[], now: Instant): void {
     this.#attested = addresses;
     this.#makePairs(now);
+  }
+
+  /** The peer's address that it names itself and the coordinator attests: by consent it may get more than a plain round. */
+  get attestedTarget(): TransportAddress | undefined {
+    return this.#remote?.candidates.find(
+      ({ kind, address }) =>
+        kind === "server-reflexive" && !isIPv6(address.ip) && this.#isAllowed(address) && this.#isAttested(address),
+    )?.address;
+  }
+
+  /** Both agents have agreed to more than a plain round: from here on its sockets and its probes may find this peer. */
+  startVolley(volley: Volley): void {
+    this.#extraLegs.volley = volley;
+  }
+
+  /** Returns the sockets that it has no more use for. */
+  endVolley(): readonly Leg[] {
+    const unused = this.#extraLegs.endVolley(this.pairs());
+    this.#pairs.keep((pair) => !unused.includes(pair.leg));
+    return unused;
   }
 
   /** Probing is possible: both sides have keys. False stops everything, and forgets what was proven. */
@@ -187,7 +204,7 @@ export class PeerPaths {
       // The next session brings its own list; the peer's process may be another one then, that counts its lists anew.
       this.#remote = undefined;
       this.#watch.forget();
-      for (const pair of this.#pairs.values()) stopPair(pair);
+      for (const pair of this.#pairs.values()) pair.stopRound();
     }
   }
 
@@ -241,10 +258,11 @@ export class PeerPaths {
   invalidate(reason: string): void {
     for (const pair of this.#pairs.values()) {
       pair.invalidate();
-      stopPair(pair);
+      pair.stopRound();
     }
     this.#pairs.clear();
     this.#select(undefined, reason);
+    this.#closeSilentLegs(Number.POSITIVE_INFINITY as Instant);
   }
 
   handleProbe(
@@ -253,12 +271,12 @@ export class PeerPaths {
     from: TransportAddress,
     now: Instant,
   ): void {
-    const pair = this.#pairs.get(pairKey(leg, from)) ?? this.#addPeerReflexive(leg, from, now);
+    const pair = this.#pairs.get(leg, from) ?? this.#addPeerReflexive(leg, from, now);
     if (pair === undefined) return;
     pair.receivedAt = now;
     if (message.answered) pair.peerConfirmed = true;
     // An authentic peer may still write a stranger's address on its probes: until the address has answered, answers are rationed too.
-    if (!pair.isValid && !this.#options.budget.take(pair.remote.ip, now)) return;
+    if (!pair.isValid && !this.#takeFromBudget(pair, now)) return;
     // Reply on the pair the probe came in on, never on the selected one: only a reply that retraces
     // the path tells the prober that this pair works.
     this.#send(pair, {
@@ -271,7 +289,7 @@ export class PeerPaths {
     // the peer's probes to each of our mappings arrive here together.
     const isVolley = pair.lastProbeAt !== undefined && now - pair.lastProbeAt < TRIGGERED_GAP_MS;
     if (!pair.isValid && !isVolley && this.#mayProbe(pair, now)) this.#probe(pair, now);
-    if (this.#selected === undefined && !pair.isValid && pair.nextProbeAt === undefined) startPair(pair, now);
+    if (this.#selected === undefined && !pair.isValid && pair.nextProbeAt === undefined) pair.startRound(now);
   }
 
   handleProbeAnswer(
@@ -282,20 +300,20 @@ export class PeerPaths {
   ): void {
     // The transaction names the pair, not the source address: between two NATs that use another port per destination, and let the
     // answer in all the same, what we send to and what we hear from differ. The seal has proven who answered.
-    const pair = this.pairs().find(
-      (candidate) => candidate.leg === leg && candidate.onAnswer(message.transaction, now),
-    );
+    const pair =
+      this.pairs().find((candidate) => candidate.leg === leg && candidate.onAnswer(message.transaction, now)) ??
+      this.#provenByVolley(message.transaction, leg, from, now);
     if (pair === undefined) return;
     pair.answersFrom = from;
     if (!pair.isLocal) this.#actions.push({ type: "seen", leg, address: message.seenFrom });
-    // It has shown that it wants our packets: should the pair be forgotten one day, it is not held to the probes of this time.
-    this.#untrustedProbes.delete(untrustedKey(pair.remote));
+    // Should the pair be forgotten one day, it is not held to the probes of this time.
+    this.#untrustedProbes.forget(pair.remote);
     if (message.answered) pair.peerConfirmed = true;
     if (pair === this.#selected) {
       this.#watch.onHeard();
       this.#isSuspectTold = false;
     }
-    stopPair(pair);
+    pair.stopRound();
     if (this.#mustProve(pair, now)) {
       pair.nextProbeAt = after(now, PROVING_GAP_MS);
       return;
@@ -315,12 +333,12 @@ export class PeerPaths {
   handleReceived(leg: Leg, from: TransportAddress, isProbe: boolean, now: Instant): void {
     const selected = this.#selected;
     const isSelected = selected?.leg === leg && selected.hears(from);
-    const known = isSelected ? selected : this.#pairs.get(pairKey(leg, from));
+    const known = isSelected ? selected : this.#pairs.get(leg, from);
     const pair = known ?? this.#addPeerReflexive(leg, from, now);
     if (pair === undefined) return;
     pair.receivedAt = now;
     // Its router has moved it: proven in time, the new address can take over when the old one turns out to be dead.
-    if (known === undefined && this.#isEnabled && selected !== undefined) startPair(pair, now);
+    if (known === undefined && this.#isEnabled && selected !== undefined) pair.startRound(now);
     // Only an answer takes back what unanswered probes say: what comes in may be all that still works.
     if (isProbe) return;
     pair.heardAt = now;
@@ -358,6 +376,7 @@ export class PeerPaths {
     }
     this.#watchSelected(now);
     this.#requestRoundIfDue(now);
+    this.#closeSilentLegs(now);
   }
 
   deadline(): Instant | undefined {
@@ -378,8 +397,8 @@ export class PeerPaths {
       const leg = isIPv6(address.ip) ? this.#legs.ipv6 : this.#legs.ipv4;
       if (leg === undefined || !this.#isAllowed(address)) continue;
       const isLocal = this.#options.isDirectlyConnected(address.ip);
-      const isAttested = this.#attested.some((attested) => sameTransportAddress(attested, address));
-      const known = this.#pairs.get(pairKey(leg, address));
+      const isAttested = this.#isAttested(address);
+      const known = this.#pairs.get(leg, address);
       if (known === undefined) {
         this.#addPair(leg, address, kind, isLocal || isAttested, isLocal, now);
         continue;
@@ -392,26 +411,36 @@ export class PeerPaths {
   }
 
   #addPeerReflexive(leg: Leg, from: TransportAddress, now: Instant): Pair | undefined {
-    if ((leg !== this.#legs.ipv4 && leg !== this.#legs.ipv6) || !this.#isAllowed(from)) return undefined;
-    this.#expire(now);
-    const reflexive = this.pairs().filter((pair) => pair.origin === "peer-reflexive");
-    if (reflexive.length >= MAX_PEER_REFLEXIVE) {
-      // The one proven longest ago makes room, or one that never was.
-      const [oldest] = reflexive
-        .filter((pair) => pair !== this.#selected)
-        .toSorted((a, b) => (a.answeredAt ?? -Infinity) - (b.answeredAt ?? -Infinity));
-      if (oldest === undefined) return undefined;
-      this.#pairs.delete(pairKey(oldest.leg, oldest.remote));
-    }
-    return this.#addPair(leg, from, "peer-reflexive", false, this.#options.isDirectlyConnected(from.ip), now);
+    if (!this.#isOurs(leg) || !this.#isAllowed(from)) return undefined;
+    this.#pairs.expire(this.#selected, now);
+    if (!this.#pairs.makeRoom(this.#selected)) return undefined;
+    // On a socket of a volley it may be the very address that the peer names itself.
+    const named = this.#remote?.candidates.some(({ address }) => sameTransportAddress(address, from)) === true;
+    const isTrusted = named && this.#isAttested(from);
+    return this.#addPair(leg, from, "peer-reflexive", isTrusted, this.#options.isDirectlyConnected(from.ip), now);
   }
 
-  /** What nobody has kept open for so long is proven no more. */
-  #expire(now: Instant): void {
-    for (const pair of this.#pairs.values()) {
-      const { answeredAt } = pair;
-      if (pair !== this.#selected && answeredAt !== undefined && now - answeredAt > STANDBY_MS) pair.invalidate();
-    }
+  #isAttested(address: TransportAddress): boolean {
+    return this.#attested.some((attested) => sameTransportAddress(attested, address));
+  }
+
+  #isOurs(leg: Leg): boolean {
+    return leg === this.#legs.ipv4 || leg === this.#legs.ipv6 || this.#extraLegs.has(leg);
+  }
+
+  /** An answer to a guess: the guess was right. */
+  #provenByVolley(transaction: number, leg: Leg, from: TransportAddress, now: Instant): Pair | undefined {
+    const sentAt = this.#extraLegs.volley?.sentAt(transaction);
+    if (sentAt === undefined) return undefined;
+    const pair = this.#pairs.get(leg, from) ?? this.#addPeerReflexive(leg, from, now);
+    pair?.onProven(sentAt, now);
+    return pair;
+  }
+
+  #closeSilentLegs(now: Instant): void {
+    const silent = this.#extraLegs.takeSilent(this.pairs(), this.#selected, now);
+    this.#pairs.keep((pair) => !silent.includes(pair.leg));
+    for (const leg of silent) this.#actions.push({ type: "close_leg", leg });
   }
 
   #addPair(
@@ -422,18 +451,14 @@ export class PeerPaths {
     isLocal: boolean,
     now: Instant,
   ): Pair | undefined {
-    if (this.#pairs.size >= MAX_PAIRS) return undefined;
-    const packedRemote = packAddress(remote);
-    const probesSent = this.#untrustedProbes.get(untrustedKey(remote)) ?? 0;
-    const pair = new Pair({ leg, remote, packedRemote, origin, isTrusted, isLocal, probesSent });
-    this.#pairs.set(pairKey(leg, remote), pair);
-    this.#joinRound(pair, now);
+    const pair = this.#pairs.add({ leg, remote, origin, isTrusted, isLocal });
+    if (pair !== undefined) this.#joinRound(pair, now);
     return pair;
   }
 
   /** A candidate that comes late joins the round that is running, with all of its steps: the peer may learn as late. */
   #joinRound(pair: Pair, now: Instant): void {
-    if (this.#roundEndsAt !== undefined && this.#scheduled === undefined && !pair.isValid) startPair(pair, now);
+    if (this.#roundEndsAt !== undefined && this.#scheduled === undefined && !pair.isValid) pair.startRound(now);
   }
 
   #isAllowed(address: TransportAddress): boolean {
@@ -445,7 +470,7 @@ export class PeerPaths {
   // Probing
 
   #beginRound(now: Instant): void {
-    this.#expire(now);
+    this.#pairs.expire(this.#selected, now);
     this.#roundEndsAt = after(now, ROUND_END_MS);
     // Likeliest first, since all leave within the same millisecond and a slow router takes them in order.
     const ordered = this.pairs().toSorted((a, b) => rank(a) - rank(b));
@@ -455,7 +480,7 @@ export class PeerPaths {
         if (pair.unanswered === 0) this.#probe(pair, now);
         continue;
       }
-      startPair(pair, now);
+      pair.startRound(now);
       this.#probeIfDue(pair, now);
     }
   }
@@ -465,7 +490,7 @@ export class PeerPaths {
     const { roundStep, roundStartedAt } = pair;
     // A path works and the other pairs have had their chance to be better.
     if (!this.isLooking && roundStartedAt !== undefined && now - roundStartedAt > SETTLE_MS) {
-      stopPair(pair);
+      pair.stopRound();
       return;
     }
     if (roundStep !== undefined && roundStartedAt !== undefined) {
@@ -480,7 +505,7 @@ export class PeerPaths {
       pair.nextProbeAt = this.#backgroundAt(pair, now);
     }
     if (this.#mayProbe(pair, now)) this.#probe(pair, now);
-    else if (!pair.mayProbe) stopPair(pair);
+    else if (!pair.mayProbe) pair.stopRound();
   }
 
   /** Paths to this peer have died lately: one answer is not enough then. */
@@ -494,7 +519,12 @@ export class PeerPaths {
   }
 
   #mayProbe(pair: Pair, now: Instant): boolean {
-    return pair.mayProbe && (pair.isValid || this.#options.budget.take(pair.remote.ip, now));
+    return pair.mayProbe && (pair.isValid || this.#takeFromBudget(pair, now));
+  }
+
+  /** A volley that both agents have agreed to has a little of its own, for the one address that it is about. */
+  #takeFromBudget({ remote }: Pair, now: Instant): boolean {
+    return this.#options.budget.take(remote.ip, now) || this.#extraLegs.volley?.takeExtra(remote.ip) === true;
   }
 
   #probe(pair: Pair, now: Instant): void {
@@ -502,19 +532,9 @@ export class PeerPaths {
     const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
     pair.onProbeSent(transaction, now);
     pair.isProvingLarge = pair.needsLarge || (pair === this.#selected && this.#watch.wantsLarge(now));
-    if (!pair.isTrusted) this.#countUntrusted(pair.remote);
+    if (!pair.isTrusted) this.#untrustedProbes.add(pair.remote);
     const message = { type: "probe", transaction, round: this.#round, answered: pair.isValid } as const;
     this.#send(pair, message, pair.isProvingLarge);
-  }
-
-  /** Outlives the pair: an address does not get another five probes because its pair was forgotten meanwhile. */
-  #countUntrusted(remote: TransportAddress): void {
-    const key = untrustedKey(remote);
-    const count = (this.#untrustedProbes.get(key) ?? 0) + 1;
-    this.#untrustedProbes.delete(key);
-    this.#untrustedProbes.set(key, count);
-    const oldest = this.#untrustedProbes.keys().next();
-    if (this.#untrustedProbes.size > MAX_UNTRUSTED && !oldest.done) this.#untrustedProbes.delete(oldest.value);
   }
 
   #send(pair: Pair, message: ControlMessage, isLarge = false): void {
@@ -605,10 +625,8 @@ export class PeerPaths {
           : "the path stopped answering";
     if (!isDoubted) this.#stability.onDeath(verdict === "deaf", now);
     pair.invalidate();
-    this.#expire(now);
-    const next = this.pairs()
-      .filter((other) => other.isValid)
-      .toSorted((a, b) => score(a) - score(b))[0];
+    this.#pairs.expire(this.#selected, now);
+    const next = this.#pairs.best();
     this.#select(next, reason);
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;
@@ -626,25 +644,5 @@ export class PeerPaths {
 
 const NETWORK_CHANGED = "the network has changed";
 
-const untrustedKey = ({ ip, port }: TransportAddress): string => `${ip}|${port}`;
-
-const pairKey = (leg: Leg, remote: TransportAddress): string => `${leg}|${remote.ip}|${remote.port}`;
-
-function startPair(pair: Pair, at: Instant): void {
-  pair.roundStep = 0;
-  pair.roundStartedAt = at;
-  pair.nextProbeAt = at;
-}
-
-function stopPair(pair: Pair): void {
-  pair.roundStep = undefined;
-  pair.roundStartedAt = undefined;
-  pair.nextProbeAt = undefined;
-}
-
 /** Order of first probes: the LAN, then what the coordinator has seen, then the rest. */
 const rank = (pair: Pair): number => (pair.isLocal ? 0 : pair.isTrusted ? 1 : 2);
-
-/** Milliseconds; lower is better. IPv6 gets a small bonus since no NAT can take its mapping away, the LAN a larger one. */
-const score = (pair: Pair): number =>
-  (pair.rttMs ?? Number.POSITIVE_INFINITY) - (pair.isLocal ? 5 : 0) - (isIPv6(pair.remote.ip) ? 1 : 0);

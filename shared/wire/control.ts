@@ -10,12 +10,21 @@
  *   0x07 wish           rung 1 (0 auto, 1 direct, 2 ssh, 3 websocket)    the operator's choice on the sender's side
  *   0x08 known          generation 4, rung 1    the newest candidates and wish of the receiver that the sender has
  *   0x09 received       small packets 8, large packets 8         what has come from the receiver of this, since the session began
+ *   0x0a punch offer    attempt 4, role 1, flags 1 (1: answers yours), sockets 2, probes 2, per second 2, ports 6 (zeros: unknown)
+ *   0x0b punch end      attempt 4, reason 1, retry after 2 (seconds)
  *
  * Unknown kinds are counted and ignored; trailing bytes are ignored.
  */
 import { PACKED_ADDRESS_BYTES, packAddress, type TransportAddress, unpackAddress } from "../address.ts";
 import { assertNever } from "../assert.ts";
-import { type CandidateList, readCandidates, writeCandidates } from "./candidates.ts";
+import {
+  type CandidateList,
+  type PortRange,
+  readCandidates,
+  readPorts,
+  writeCandidates,
+  writePorts,
+} from "./candidates.ts";
 import { Reader, Writer } from "./cursor.ts";
 
 /** Why an agent ends a session, as a closed set. */
@@ -25,6 +34,26 @@ export type CloseReason = (typeof CLOSE_REASONS)[number];
 /** What an operator may ask for: a rung, or the best there is. */
 export const RUNG_WISHES = ["auto", "direct", "ssh", "websocket"] as const;
 export type RungWish = (typeof RUNG_WISHES)[number];
+
+/** What the sender of an offer will do: send from many ports to one address, from one port to many, or both at once. */
+export const PUNCH_ROLES = ["spread", "guess", "meet"] as const;
+export type PunchRole = (typeof PUNCH_ROLES)[number];
+
+/** Why an agent takes no part in an attempt, or no longer. */
+export const PUNCH_END_REASONS = ["stopped", "busy", "too soon", "not attested", "unwilling"] as const;
+export type PunchEndReason = (typeof PUNCH_END_REASONS)[number];
+
+/** Offers, or agrees to, sending more than a plain round: what at most, and which ports our own NAT will use. */
+export interface PunchOffer {
+  readonly type: "punch_offer";
+  readonly attempt: number;
+  readonly role: PunchRole;
+  readonly isAnswer: boolean;
+  readonly sockets: number;
+  readonly probes: number;
+  readonly perSecond: number;
+  readonly ports?: PortRange | undefined;
+}
 
 export type ControlMessage =
   | { readonly type: "probe"; readonly transaction: number; readonly round: number; readonly answered: boolean }
@@ -40,7 +69,14 @@ export type ControlMessage =
   | { readonly type: "close"; readonly reason: CloseReason }
   | { readonly type: "wish"; readonly rung: RungWish }
   | { readonly type: "known"; readonly generation: number; readonly rung: RungWish }
-  | { readonly type: "received"; readonly small: number; readonly large: number };
+  | { readonly type: "received"; readonly small: number; readonly large: number }
+  | PunchOffer
+  | {
+      readonly type: "punch_end";
+      readonly attempt: number;
+      readonly reason: PunchEndReason;
+      readonly retryAfterSeconds: number;
+    };
 
 const KIND = {
   probe: 1,
@@ -52,8 +88,12 @@ const KIND = {
   wish: 7,
   known: 8,
   received: 9,
+  punch_offer: 10,
+  punch_end: 11,
 } as const;
 const FLAG_ANSWERED = 1;
+const FLAG_IS_ANSWER = 1;
+const NO_PORTS: PortRange = { first: 0, last: 0, stride: 0 };
 
 export function encodeControl(message: ControlMessage): Uint8Array {
   const writer = new Writer(64).u8(KIND[message.type]);
@@ -88,6 +128,19 @@ export function encodeControl(message: ControlMessage): Uint8Array {
       break;
     case "known":
       writer.u32(message.generation).u8(RUNG_WISHES.indexOf(message.rung));
+      break;
+    case "punch_offer":
+      writer
+        .u32(message.attempt)
+        .u8(PUNCH_ROLES.indexOf(message.role))
+        .u8(message.isAnswer ? FLAG_IS_ANSWER : 0)
+        .u16(message.sockets)
+        .u16(message.probes)
+        .u16(message.perSecond);
+      writePorts(writer, message.ports ?? NO_PORTS);
+      break;
+    case "punch_end":
+      writer.u32(message.attempt).u8(PUNCH_END_REASONS.indexOf(message.reason)).u16(message.retryAfterSeconds);
       break;
     default:
       assertNever(message);
@@ -141,7 +194,26 @@ function readBody(kind: number, reader: Reader): ControlMessage | undefined {
       const rung = RUNG_WISHES[reader.u8()];
       return rung === undefined ? undefined : { type: "known", generation, rung };
     }
+    case KIND.punch_offer:
+      return readOffer(reader);
+    case KIND.punch_end: {
+      const attempt = reader.u32();
+      const reason = PUNCH_END_REASONS[reader.u8()];
+      const retryAfterSeconds = reader.u16();
+      return reason === undefined ? undefined : { type: "punch_end", attempt, reason, retryAfterSeconds };
+    }
     default:
       return undefined;
   }
+}
+
+function readOffer(reader: Reader): PunchOffer | undefined {
+  const attempt = reader.u32();
+  const role = PUNCH_ROLES[reader.u8()];
+  const isAnswer = (reader.u8() & FLAG_IS_ANSWER) !== 0;
+  const [sockets, probes, perSecond] = [reader.u16(), reader.u16(), reader.u16()];
+  const ports = readPorts(reader);
+  if (role === undefined) return undefined;
+  const known = ports === undefined ? {} : { ports };
+  return { type: "punch_offer", attempt, role, isAnswer, sockets, probes, perSecond, ...known };
 }

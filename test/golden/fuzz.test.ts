@@ -30,7 +30,14 @@ import {
   writeCandidates,
 } from "../../shared/wire/candidates.ts";
 import { decodeRelay } from "../../shared/wire/relay.ts";
-import { CLOSE_REASONS, type ControlMessage, decodeControl, encodeControl } from "../../shared/wire/control.ts";
+import {
+  CLOSE_REASONS,
+  type ControlMessage,
+  decodeControl,
+  encodeControl,
+  PUNCH_END_REASONS,
+  PUNCH_ROLES,
+} from "../../shared/wire/control.ts";
 import { Reader, Writer } from "../../shared/wire/cursor.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
 import {
@@ -183,6 +190,7 @@ describe("what is accepted encodes to what decodes the same", () => {
 
 describe("round trips", () => {
   const u8 = fc.integer({ min: 0, max: 0xff });
+  const u16 = fc.integer({ min: 0, max: 0xffff });
   const u32 = fc.integer({ min: 0, max: 0xffff_ffff });
   const u64 = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
   const address = fc.uint8Array({ minLength: 18, maxLength: 18 }).map(unpackAddress);
@@ -236,6 +244,24 @@ describe("round trips", () => {
     fc.record({ type: fc.constantFrom("echo" as const, "echo_answer" as const), sequence: u32, time: u64 }),
     fc.record({ type: fc.constant("candidates" as const), list }),
     fc.record({ type: fc.constant("close" as const), reason: fc.constantFrom(...CLOSE_REASONS) }),
+    fc
+      .record({
+        type: fc.constant("punch_offer" as const),
+        attempt: u32,
+        role: fc.constantFrom(...PUNCH_ROLES),
+        isAnswer: fc.boolean(),
+        sockets: u16,
+        probes: u16,
+        perSecond: u16,
+        ports: fc.option(ports, { nil: undefined }),
+      })
+      .map(({ ports: known, ...offer }) => (known === undefined ? offer : { ...offer, ports: known })),
+    fc.record({
+      type: fc.constant("punch_end" as const),
+      attempt: u32,
+      reason: fc.constantFrom(...PUNCH_END_REASONS),
+      retryAfterSeconds: u16,
+    }),
   );
 
   test("control messages", () => {

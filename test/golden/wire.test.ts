@@ -55,7 +55,7 @@ test("every kind of packet, control message and candidate has a vector", () => {
   expect(new Set(wire.map(({ kind }) => kind))).toEqual(new Set(Object.keys(CODECS)));
   const controls = wire.filter(({ kind }) => kind === "control").map(({ value }) => (value as { type: string }).type);
   expect(new Set(controls)).toEqual(new Set(["probe", "probe_answer", "echo", "echo_answer", "candidates", "close", "wish", "known",
-      "received"]));
+      "received", "punch_offer", "punch_end"]));
   expect(new Set(wire.map(({ name }) => name)).size).toBe(wire.length);
 });
 

@@ -26,7 +26,6 @@ const direct: [SiteNat, SiteNat][] = [
   ["symmetric", "restricted"],
 ];
 const relayed: [SiteNat, SiteNat, RegExp][] = [
-  ["portrestricted", "symmetric", /different port per destination/],
   ["symmetric", "symmetric", /[Bb]oth routers use a different port per destination/],
   ["udpblocked", "fullcone", /blocks UDP/],
 ];

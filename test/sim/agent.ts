@@ -19,6 +19,7 @@ import { type SignalEndpoint, SignalLink } from "./signal_link.ts";
 /** Of the first process. Each further one gets another from its kernel, as without `--udp-port`. */
 const FIRST_DATA_PORT = 41_641;
 const FIRST_TEST_PORT = 50_000;
+const LAST_TEST_PORT = 59_999;
 
 export interface TimedEvent {
   readonly at: number;
@@ -60,6 +61,7 @@ export class SimAgent {
   readonly #directTo = new Set<PeerId>();
   #link!: SignalLink;
   #instance = 0;
+  #testPort = FIRST_TEST_PORT;
   #reports: PlaneReport[] = [];
   #isBusy = false;
   /** Virtual time of the armed timer, and the deadline on our own clock that it stands for. */
@@ -233,6 +235,13 @@ export class SimAgent {
     });
   }
 
+  /** As a kernel that hands out ephemeral ports. */
+  #freePort(): number {
+    do this.#testPort = this.#testPort === LAST_TEST_PORT ? FIRST_TEST_PORT : this.#testPort + 1;
+    while (this.host.sockets.has(this.#testPort));
+    return this.#testPort;
+  }
+
   #openLeg(leg: Leg, port: number): void {
     this.#legs.set(leg, port);
     this.host.sockets.set(port, (bytes: Uint8Array, from: TransportAddress) => {
@@ -269,7 +278,7 @@ export class SimAgent {
         this.plane.handleCommand(action.command, this.now);
         break;
       case "open_leg":
-        this.#openLeg(action.leg, FIRST_TEST_PORT + (action.leg % 10_000));
+        this.#openLeg(action.leg, this.#freePort());
         break;
       case "close_leg":
         this.host.sockets.delete(this.#legs.get(action.leg) ?? 0);

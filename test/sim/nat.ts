@@ -16,25 +16,46 @@ export interface NatBehavior {
   /** Idle time after which a mapping and its filter entries go. */
   readonly lifetimeMs?: number;
   /** Port of a new mapping. Default: the internal port where the mapping is endpoint-independent, else a random one. */
-  readonly allocation?: "preserving" | "random";
+  readonly allocation?: PortAllocation;
+  /**
+   * One external port serves mappings towards different destinations, as on Linux. Only where mapping and filtering are address- and
+   * port-dependent.
+   */
+  readonly overloads?: boolean;
 }
+
+export type PortAllocation =
+  | "preserving"
+  | "random"
+  /** The next port each time; `traffic` of others, in percent, takes ports in between. */
+  | { readonly kind: "sequential"; readonly first: number; readonly stride: number; readonly traffic: number }
+  | { readonly kind: "block"; readonly first: number; readonly size: number };
 
 interface Entry {
   readonly key: string;
   readonly internal: TransportAddress;
   readonly externalPort: number;
+  readonly portKey: string;
   usedAt: number;
 }
 
 /** RFC 4787 REQ-5. */
 const DEFAULT_LIFETIME_MS = 120_000;
+const FIRST_PORT = 1024;
+const LAST_PORT = 65_535;
+/** Ports that are tried for one mapping. */
+const MAX_TRIES = 300;
 
 export class Nat {
   readonly externalIp: string;
   readonly behavior: NatBehavior;
   readonly #random: SeededRandom;
   readonly #byKey = new Map<string, Entry>();
-  readonly #byPort = new Map<number, Entry>();
+  /** By external port, or where ports are overloaded by port and remote address. */
+  readonly #byPort = new Map<string, Entry>();
+  #nextPort: number | undefined;
+  /** Mappings at this moment at most, since it was made. */
+  peakMappings = 0;
   /** When each filter was last opened: owner, then remote. */
   readonly #openedAt = new Map<string, number>();
 
@@ -49,14 +70,16 @@ export class Nat {
   }
 
   /** The external address that a packet from inside gets. */
-  outbound(from: TransportAddress, to: TransportAddress, now: number): TransportAddress {
+  outbound(from: TransportAddress, to: TransportAddress, now: number): TransportAddress | undefined {
     const key = this.#mappingKey(from, to);
     let entry = this.#byKey.get(key);
     if (entry !== undefined && now - entry.usedAt > this.#lifetimeMs) {
       this.#forget(entry);
       entry = undefined;
     }
-    entry ??= this.#allocate(key, from, now);
+    entry ??= this.#allocate(key, from, to, now);
+    // Every port is taken: a full NAT lets nothing more out.
+    if (entry === undefined) return undefined;
     entry.usedAt = now;
     if (this.behavior.filtering !== "endpoint-independent") this.#openedAt.set(this.#filterKey(entry, to), now);
     return { ip: this.externalIp, port: entry.externalPort };
@@ -64,7 +87,7 @@ export class Nat {
 
   /** The inside address that a packet from outside reaches, or undefined when it is dropped. */
   inbound(toPort: number, from: TransportAddress, now: number): TransportAddress | undefined {
-    const entry = this.#byPort.get(toPort);
+    const entry = this.#byPort.get(this.#portKey(toPort, from));
     if (entry === undefined || now - entry.usedAt > this.#lifetimeMs) return undefined;
     if (this.behavior.filtering === "endpoint-independent") return entry.internal;
     const openedAt = this.#openedAt.get(this.#filterKey(entry, from));
@@ -100,28 +123,46 @@ export class Nat {
       : `${owner}<${remote.ip}:${remote.port}`;
   }
 
-  #allocate(key: string, internal: TransportAddress, now: number): Entry {
+  #allocate(key: string, internal: TransportAddress, to: TransportAddress, now: number): Entry | undefined {
+    for (let tries = 0; tries < MAX_TRIES; tries++) {
+      const externalPort = this.#pickPort(internal.port, tries);
+      const portKey = this.#portKey(externalPort, to);
+      const holder = this.#byPort.get(portKey);
+      // A port that another mapping holds is free again once that mapping has expired.
+      if (holder !== undefined && now - holder.usedAt <= this.#lifetimeMs) continue;
+      if (holder !== undefined) this.#forget(holder);
+      const entry = { key, internal, externalPort, portKey, usedAt: now };
+      this.#byKey.set(key, entry);
+      this.#byPort.set(portKey, entry);
+      this.peakMappings = Math.max(this.peakMappings, this.#byKey.size);
+      return entry;
+    }
+    return undefined;
+  }
+
+  #pickPort(internalPort: number, tries: number): number {
     const { mapping, allocation } = this.behavior;
     const isDependent = mapping === "address-dependent" || mapping === "address-and-port-dependent";
-    const preserves = mapping === "none" || (allocation ?? (isDependent ? "random" : "preserving")) === "preserving";
-    let externalPort = preserves ? internal.port : this.#randomPort();
-    // A port that another mapping holds is free again once that mapping has expired.
-    for (let holder = this.#byPort.get(externalPort); holder !== undefined; holder = this.#byPort.get(externalPort)) {
-      if (now - holder.usedAt > this.#lifetimeMs) this.#forget(holder);
-      else externalPort = this.#randomPort();
-    }
-    const entry = { key, internal, externalPort, usedAt: now };
-    this.#byKey.set(key, entry);
-    this.#byPort.set(externalPort, entry);
-    return entry;
+    const how = mapping === "none" ? "preserving" : (allocation ?? (isDependent ? "random" : "preserving"));
+    if (how === "preserving") return tries === 0 ? internalPort : this.#randomPort();
+    if (how === "random") return this.#randomPort();
+    if (how.kind === "block") return this.#random.between(how.first, how.first + how.size - 1);
+    const steps = this.#random.chance(how.traffic) ? this.#random.between(2, 3) : 1;
+    const next = (this.#nextPort ?? how.first) + how.stride * steps;
+    this.#nextPort = next > LAST_PORT || next < FIRST_PORT ? how.first : next;
+    return this.#nextPort;
+  }
+
+  #portKey(port: number, remote: TransportAddress): string {
+    return this.behavior.overloads === true ? `${port}<${remote.ip}:${remote.port}` : `${port}`;
   }
 
   #randomPort(): number {
-    return this.#random.between(1024, 65_535);
+    return this.#random.between(FIRST_PORT, LAST_PORT);
   }
 
   #forget(entry: Entry): void {
     this.#byKey.delete(entry.key);
-    this.#byPort.delete(entry.externalPort);
+    this.#byPort.delete(entry.portKey);
   }
 }

@@ -86,6 +86,7 @@ export class Network {
       return;
     }
     const seenFrom = site === undefined ? from : site.nat.outbound(from, to, this.#clock.now);
+    if (seenFrom === undefined) return;
     // A NAT does not turn packets back to its own inside: hairpinning is off.
     if (to.ip === host.publicIp || this.#random.chance(this.lossPercent)) return;
     this.tap?.({ from: seenFrom, to, bytes });

@@ -31,5 +31,40 @@ const defeats = (sender: NatBehavior, receiver: NatBehavior): boolean =>
 const isUnreachable = (nat: NatBehavior): boolean =>
   nat.filterPerMapping === true && isDependent(nat) && nat.filtering !== "endpoint-independent";
 
+/**
+ * What must come of two NATs: a path by plain simultaneous opening, one by an attempt with many packets, none, or one that is a matter of
+ * luck.
+ */
+export type Expectation = "plain" | "attempt" | "luck" | "none";
+
+/** Blocks that 4000 packets from each side are enough for, with more than 99.9 %. */
+const SURE_BLOCK = 1024;
+/** The same opposite a counter, where only one of the two ports is a matter of chance. */
+const SURE_BLOCK_OPPOSITE_COUNTER = 512;
+
+export function expectationOf(a: NatBehavior, b: NatBehavior): Expectation {
+  if (directPathExpected(a, b)) return "plain";
+  // Filters kept per mapping cannot be seen from inside: nobody knows that plain opening will not do.
+  if (!defeats(a, b) && !defeats(b, a)) return "none";
+  if (isDependent(a) !== isDependent(b)) return "attempt";
+  const [portsOfA, portsOfB] = [sureOf(a), sureOf(b)];
+  if (portsOfA === "any" && portsOfB === "any") return "none";
+  // Other mappings and filters than the strictest make hits likelier, some of them in one direction only.
+  if (!isStrict(a) || !isStrict(b)) return "luck";
+  if (typeof portsOfA !== "object" || typeof portsOfB !== "object") return "luck";
+  const limit = portsOfA.size === 1 || portsOfB.size === 1 ? SURE_BLOCK_OPPOSITE_COUNTER : SURE_BLOCK;
+  return Math.max(portsOfA.size, portsOfB.size) <= limit ? "attempt" : "luck";
+}
+
+const isStrict = ({ mapping, filtering }: NatBehavior): boolean =>
+  mapping === "address-and-port-dependent" && filtering === "address-and-port-dependent";
+
+/** How many ports there are to guess among; a counter has one. Luck: full when each of its ports serves one destination. */
+function sureOf({ allocation, overloads }: NatBehavior): { readonly size: number } | "luck" | "any" {
+  if (typeof allocation !== "object") return allocation === "preserving" ? "luck" : "any";
+  if (allocation.kind === "sequential") return { size: 1 };
+  return overloads === true ? { size: allocation.size } : "luck";
+}
+
 export const directPathExpected = (a: NatBehavior, b: NatBehavior): boolean =>
   !defeats(a, b) && !defeats(b, a) && !(isUnreachable(a) && isUnreachable(b));
