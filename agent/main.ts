@@ -7,7 +7,7 @@ import { systemCode } from "./state/user_error.ts";
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 /** Commands that a signal ends in an orderly way, with an exit code of their own. The others die as if they had no handler. */
-const GRACEFUL = new Set(["up", "ping", "status", "forward", "socks"]);
+const GRACEFUL = new Set(["up", "ping", "bench", "status", "forward", "socks"]);
 
 const argv = process.argv.slice(2);
 const stop = new AbortController();

@@ -4,10 +4,12 @@ import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 import { LOG_FORMATS, LOG_LEVELS } from "../log.ts";
 import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
 import type { ListenSpec } from "../state/forward_spec.ts";
+import { MAX_BENCH_SECONDS } from "../overlay/bench_message.ts";
 import { TUN_MODES } from "./config.ts";
 import { type Shell, SHELLS } from "./completion_scripts.ts";
 import type {
   AgentChoice,
+  BenchCommandOptions,
   BugreportOptions,
   Invocation,
   NetcheckOptions,
@@ -24,6 +26,9 @@ import * as values from "./values.ts";
 
 /** Also without a terminal, so that help reads the same in a file. */
 export const HELP_WIDTH = 110;
+
+/** Long enough for congestion control to find the path's limit. */
+const DEFAULT_BENCH_SECONDS = 5;
 
 /** Of the program as a whole: what to type, and what for. */
 export const EXAMPLES: readonly (readonly [string, string])[] = [
@@ -214,6 +219,17 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
         .option("--until-direct", "stop with the first answer on a direct path; exit code 6 if none comes")
         .option("--timeout <seconds>", "stop after this time", values.seconds),
     (options: PingCommandOptions, peer: string) => ({ command: "ping", options: { ...options, peer } }),
+  );
+  define(
+    "bench",
+    "measure how much the path in use carries, as one stream",
+    ["tunnelmesh-agent bench nas", "tunnelmesh-agent bench nas --reverse --seconds 5 --json"],
+    (command) =>
+      json(agent(command))
+        .addArgument(peer("peer"))
+        .option("--seconds <n>", `how long, up to ${MAX_BENCH_SECONDS}`, values.benchSeconds, DEFAULT_BENCH_SECONDS)
+        .option("--reverse", "from the peer to here"),
+    (options: BenchCommandOptions, peer: string) => ({ command: "bench", options: { ...options, peer } }),
   );
   define(
     "path",

@@ -86,7 +86,8 @@ function wordsAt({ command, argument }: Place, peers: readonly PeerStatus[]): re
   }
   const next: Argument | undefined = command.registeredArguments[argument];
   if (next?.argChoices !== undefined) return next.argChoices.map((word) => ({ word, meaning: "" }));
-  return next !== undefined && ["peer", "name"].includes(next.name()) ? peerSuggestions(peers, "") : [];
+  if (next?.name() === "remote") return peerSuggestions(peers, "", ":");
+  return next !== undefined && ["peer", "name"].includes(next.name()) ? peerSuggestions(peers) : [];
 }
 
 function valuesOf(option: Option, peers: readonly PeerStatus[]): readonly Suggestion[] | undefined {
@@ -100,16 +101,16 @@ function valuesOf(option: Option, peers: readonly PeerStatus[]): readonly Sugges
   ];
 }
 
-const peerSuggestions = (peers: readonly PeerStatus[], prefix: string): readonly Suggestion[] =>
+const peerSuggestions = (peers: readonly PeerStatus[], prefix = "", suffix = ""): readonly Suggestion[] =>
   peers.map(({ name, path, online }) => ({
-    word: prefix + name,
+    word: prefix + name + suffix,
     meaning:
       path === null ? (online ? "online" : "offline") : path.kind === "direct" ? "direct" : `relayed by ${path.kind}`,
   }));
 
 const optionsOf = (command: Command, { given }: Place): readonly Suggestion[] =>
   command.options
-    .filter(({ long, hidden, variadic }) => !hidden && (variadic || !given.has(long ?? "")))
+    .filter(({ long, hidden, defaultValue }) => !hidden && (Array.isArray(defaultValue) || !given.has(long ?? "")))
     .map(({ long, description }) => ({ word: long ?? "", meaning: description }));
 
 const optionOf = (command: Command, name: string): Option | undefined =>

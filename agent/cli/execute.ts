@@ -11,6 +11,7 @@ import { isStateDirInUse, ROOT_STATE_DIR, socketPathOf, stateDirOf } from "../st
 import { readState } from "../state/state_file.ts";
 import { readIfPresent } from "../state/atomic_file.ts";
 import { EXIT, UserError, withoutKeys } from "../state/user_error.ts";
+import { bench } from "./bench.ts";
 import { bugreport } from "./bugreport.ts";
 import { createProgram } from "./commands.ts";
 import { ASK_FOR_FILES, placeOf, suggestionLine, suggestionsAt } from "./complete.ts";
@@ -116,6 +117,8 @@ export async function execute(
       const path = await clientOf(invocation.options, host).choosePath(peer, rung, signal);
       return print(`${peer}: ${path.kind}\n`);
     }
+    case "bench":
+      return bench(clientOf(invocation.options, host), invocation.options, host, signal);
     case "forward": {
       const { spec } = invocation.options;
       const to = `port ${spec.peerPort} of "${spec.peer}"`;

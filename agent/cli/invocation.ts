@@ -75,6 +75,12 @@ export interface PathOptions extends AgentChoice {
   readonly rung: RungWish;
 }
 
+export interface BenchCommandOptions extends AgentChoice {
+  readonly peer: string;
+  readonly seconds: number;
+  readonly reverse: boolean;
+  readonly json: boolean;
+}
 export interface BugreportOptions extends AgentChoice {
   readonly anonymize: boolean;
 }
@@ -108,6 +114,7 @@ export type Invocation =
   | { readonly command: "ping"; readonly options: PingCommandOptions }
   | { readonly command: "netcheck"; readonly options: NetcheckOptions }
   | { readonly command: "path"; readonly options: PathOptions }
+  | { readonly command: "bench"; readonly options: BenchCommandOptions }
   | { readonly command: "forward"; readonly options: ForwardOptions }
   | { readonly command: "socks"; readonly options: SocksOptions }
   | { readonly command: "nc"; readonly options: NcOptions }

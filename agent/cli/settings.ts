@@ -122,7 +122,7 @@ function fileValue(option: Option, setting: Setting, file: ConfigFile): unknown 
 const parsed = (option: Option, text: string, before: unknown): unknown =>
   option.parseArg === undefined ? text : option.parseArg(text, before);
 
-const isRepeatable = (option: Option): boolean => option.variadic || Array.isArray(option.defaultValue);
+const isRepeatable = ({ defaultValue }: Option): boolean => Array.isArray(defaultValue);
 
 function textValue(setting: Setting, file: ConfigFile): string {
   const { value } = setting;

@@ -1,6 +1,7 @@
 /** Parsers of single option values: text in, typed value or a reason out. Used for flags and for the environment alike. */
 import { InvalidArgumentError } from "commander";
 import { canonicalIp } from "../../shared/address.ts";
+import { MAX_BENCH_SECONDS } from "../overlay/bench_message.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import type { WaitCondition } from "../local/contract.ts";
 import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
@@ -29,6 +30,11 @@ export function portNumber(text: string): number {
 export function count(text: string): number {
   if (/^\d{1,9}$/.test(text) && Number(text) > 0) return Number(text);
   throw new InvalidArgumentError("It must be a whole number above 0.");
+}
+
+export function benchSeconds(text: string): number {
+  if (/^\d{1,3}$/.test(text) && Number(text) >= 1 && Number(text) <= MAX_BENCH_SECONDS) return Number(text);
+  throw new InvalidArgumentError(`It must be a whole number of seconds from 1 to ${MAX_BENCH_SECONDS}.`);
 }
 
 /** A machine's name as its user chooses it: one label of DNS, since it can become a host name. */

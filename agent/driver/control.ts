@@ -4,8 +4,11 @@ import { groupFingerprint } from "../../shared/session/identity.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type {
   AgentControl,
+  BenchEvent,
+  BenchOptions,
   NamesStatus,
   Netcheck,
+  PathKind,
   PathStatus,
   PeerStatus,
   PingEvent,
@@ -15,6 +18,7 @@ import type {
   WhyAnswer,
 } from "../local/contract.ts";
 import type { PeerView } from "../node/contract.ts";
+import type { BenchTotal } from "../overlay/bench_message.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import { MAX_BLOCKS } from "../state/trust_store.ts";
 import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
@@ -31,6 +35,8 @@ const PING_TIMEOUT_MS = 2000;
 /** A switch takes a round trip or two; a rung that is down may take a moment to come. */
 const PATH_TIMEOUT_MS = 10_000;
 const NETCHECK_TIMEOUT_MS = 5000;
+/** Moves that `bench` tells; a path that moves more often says so in `why`. */
+const MAX_BENCH_PATHS = 16;
 
 export class Control implements AgentControl {
   readonly #agent: MeshAgent;
@@ -204,6 +210,25 @@ export class Control implements AgentControl {
 
   stop(): void {
     this.#onStop();
+  }
+
+  async bench(
+    name: string,
+    options: BenchOptions,
+    onEvent: (event: BenchEvent) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const peer = this.#reachable(name);
+    const paths: PathKind[] = peer.route === undefined ? [] : [peer.route.kind];
+    const stopListening = this.#onPathChange(peer, ({ to }) => {
+      if (to !== null && to !== paths.at(-1) && paths.length < MAX_BENCH_PATHS) paths.push(to);
+    });
+    const tell = (total: BenchTotal, isFinal: boolean): void => onEvent({ ...total, paths: [...paths], isFinal });
+    try {
+      tell(await this.#streams.bench(name, options, (total) => tell(total, false), signal), true);
+    } finally {
+      stopListening();
+    }
   }
 
   async forward(spec: ForwardSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {

@@ -4,6 +4,9 @@ import type { RungWish } from "../../shared/wire/control.ts";
 import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 import { EXIT, isExitCode, systemCode, systemReason, UserError } from "../state/user_error.ts";
 import {
+  type BenchEvent,
+  BenchLine,
+  type BenchOptions,
   ErrorAnswer,
   ListenLine,
   Netcheck,
@@ -90,6 +93,16 @@ export class LocalClient {
     signal: AbortSignal,
   ): Promise<void> {
     await this.#readLines("ping", { peer, ...options }, PingLine, signal, onEvent);
+  }
+
+  /** Tells how much has arrived, now and then and at the end. */
+  async bench(
+    peer: string,
+    options: BenchOptions,
+    onEvent: (event: BenchEvent) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    await this.#readLines("bench", { peer, ...options }, BenchLine, signal, onEvent);
   }
 
   /** Asks for a listener that lives until `signal` aborts; tells its address. */

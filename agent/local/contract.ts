@@ -5,6 +5,7 @@
  * which may be older or newer than the agent; they let unknown fields through.
  */
 import * as v from "valibot";
+import { MAX_BENCH_SECONDS } from "../overlay/bench_message.ts";
 import { RUNG_WISHES, type RungWish } from "../../shared/wire/control.ts";
 import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 
@@ -182,6 +183,22 @@ export interface PingOptions {
   readonly timeoutMs: number | undefined;
 }
 
+export const BenchEvent = v.object({
+  /** Arrived so far, and the time from the first byte on. */
+  bytes: Count,
+  ms: Count,
+  /** The path that carried it, and those that it moved to. */
+  paths: v.array(PathKind),
+  isFinal: v.boolean(),
+});
+export type BenchEvent = v.InferOutput<typeof BenchEvent>;
+
+export interface BenchOptions {
+  readonly seconds: number;
+  /** From the peer to here. */
+  readonly reverse: boolean;
+}
+
 export const WAIT_KINDS = ["joined", "peer", "direct"] as const;
 export type WaitCondition =
   | { readonly for: "joined" }
@@ -217,6 +234,11 @@ export interface AgentControl {
   trust(name: string): string | undefined;
   /** Refuses this peer from here on. False: no such peer. */
   block(name: string): boolean;
+  /**
+   * Sends zeroes for a time, or has them sent, and tells how much has arrived, now and then and at the end. Throws UserError 5 for a peer that
+   * is unknown or offline.
+   */
+  bench(peer: string, options: BenchOptions, onEvent: (event: BenchEvent) => void, signal: AbortSignal): Promise<void>;
   /** Listens for a forward until `signal` aborts, and says on which address. Throws UserError 1 when the port cannot be had. */
   forward(spec: ForwardSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void>;
   /** The same for SOCKS5 and HTTP CONNECT. */
@@ -257,6 +279,11 @@ export const StreamRequest = v.union([
   /** Did the stream of this id end in good order? */
   v.object({ outcome: Count }),
 ]);
+export const BenchRequest = v.object({
+  peer: Name,
+  seconds: v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(MAX_BENCH_SECONDS)),
+  reverse: v.boolean(),
+});
 export const NameRequest = v.object({ name: Name });
 
 /** Body of every answer that is not 2xx, and the last line of a stream that failed. */
@@ -266,6 +293,9 @@ export type ErrorAnswer = v.InferOutput<typeof ErrorAnswer>;
 export const EndOfStream = v.object({ end: v.literal(true) });
 /** Lines of the answer to `ping`. */
 export const PingLine = v.union([PingEvent, EndOfStream, ErrorAnswer]);
+
+/** Lines of the answer to `bench`. */
+export const BenchLine = v.union([BenchEvent, EndOfStream, ErrorAnswer]);
 
 /** Lines of the answer to `forward` and `socks`: the address, then nothing until it ends. */
 export const ListenLine = v.union([v.object({ listening: Address }), EndOfStream, ErrorAnswer]);

@@ -12,6 +12,7 @@ import { assertNever } from "../../shared/assert.ts";
 import { EXIT, type ExitCode, systemCode, systemReason, UserError, withoutKeys } from "../state/user_error.ts";
 import {
   type AgentControl,
+  BenchRequest,
   type ErrorAnswer,
   ForwardRequest,
   NameRequest,
@@ -53,6 +54,10 @@ export function createLocalApp(control: AgentControl, stateDir: string, onBug: (
     const { peer, count, intervalMs, untilDirect, timeoutMs } = await read(c, PingRequest);
     const options: PingOptions = { count, intervalMs, untilDirect, timeoutMs };
     return streamLines(onBug, (send, signal) => control.ping(peer, options, send, signal));
+  });
+  app.post("/v1/bench", async (c) => {
+    const { peer, ...options } = await read(c, BenchRequest);
+    return streamLines(onBug, (send, signal) => control.bench(peer, options, send, signal));
   });
   app.post("/v1/forward", async (c) => {
     const spec = await read(c, ForwardRequest);

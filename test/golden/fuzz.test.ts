@@ -7,6 +7,7 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { answerQuery } from "../../agent/dns/answerer.ts";
 import { Zone } from "../../agent/dns/zone.ts";
+import { decodeBenchRequest, decodeBenchTotal } from "../../agent/overlay/bench_message.ts";
 import { unpackAddress } from "../../shared/address.ts";
 import { utf8 } from "../../shared/bytes.ts";
 import { HandshakeGuard } from "../../shared/session/handshake_guard.ts";
@@ -72,6 +73,8 @@ const zone = new Zone([{ name: "nas", meshIPv4: "100.96.0.2", meshIPv6: "fd00::2
 const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => unknown>> = {
   datagramKind,
   answerQuery: (bytes) => answerQuery(bytes, zone),
+  decodeBenchRequest,
+  decodeBenchTotal,
   decodeHandshake,
   handshakeMacs,
   decodeControl,

@@ -3,9 +3,11 @@
  * the door for `nc`.
  */
 import { randomInt } from "node:crypto";
-import { streamSocketPath } from "../../local/contract.ts";
+import { type BenchOptions, streamSocketPath } from "../../local/contract.ts";
 import type { MeshAgent } from "../mesh_agent.ts";
 import type { ForwardSpec, ListenSpec } from "../../state/forward_spec.ts";
+import type { BenchTotal } from "../../overlay/bench_message.ts";
+import { runBench, serveBench } from "./bench.ts";
 import { DatagramFlows } from "./datagram_flows.ts";
 import { exposedAddress, serveExposedPorts } from "./exposed_ports.ts";
 import type { PeerStreams } from "./peer_streams.ts";
@@ -38,6 +40,7 @@ export class Streams {
       meshAddress: () => (agent.self.tun === undefined ? undefined : agent.self.meshIPv4),
     };
     serveExposedPorts({ driver, ...policy, log: config.log });
+    serveBench(driver);
     this.#flows = new DatagramFlows(driver, (port) => exposedAddress(policy, port));
     agent.streams = driver;
   }
@@ -68,6 +71,15 @@ export class Streams {
         ? await startUdpForward(this.#peers, this.#flows, spec)
         : startForward(this.#peers, spec, log),
     );
+  }
+
+  bench(
+    peer: string,
+    options: BenchOptions,
+    onProgress: (total: BenchTotal) => void,
+    signal: AbortSignal,
+  ): Promise<BenchTotal> {
+    return runBench(this.#peers, peer, options, onProgress, signal);
   }
 
   proxy(spec: ListenSpec): Listening {

@@ -37,11 +37,13 @@ describe("completion", () => {
     expect(words("path nas ")).toEqual(["auto", "direct", "ssh", "websocket"]);
     expect(words("wait --for d")).toEqual(["direct=nas", "direct=nas-2", "direct=pi"]);
     expect(words("completion ")).toEqual(["bash", "zsh", "fish"]);
+    expect(words("forward 8080 p")).toEqual(["pi:"]);
   });
 
   test("options that are not there yet, where nothing else is possible or a dash asks for them", () => {
     expect(words("status -")).toEqual(expect.arrayContaining(["--json", "--watch"]));
     expect(words("status --state-dir /s --")).not.toContain("--state-dir");
+    expect(words("up --expose 22 --e")).toEqual(["--expose"]);
     expect(words("status --w")).toEqual(["--watch"]);
     expect(words("down ")).toEqual(["--config", "--state-dir", "--socket"]);
     expect(words("why -- -")).toEqual([]);

@@ -40,6 +40,18 @@ key-file = "/k"
     });
   });
 
+  test("may be a list, where the option may be repeated", () => {
+    const forward = { protocol: "tcp", bind: "127.0.0.1", port: 8080, peer: "nas", peerPort: 80 };
+    expect(
+      parse(["up"], 'forward = ["8080:nas:80", "udp:53:nas:53"]\nexpose = [22, "80"]\nsocks = 1080'),
+    ).toMatchObject({
+      options: { forward: [forward, { protocol: "udp" }], expose: [22, 80], socks: [{ port: 1080 }] },
+    });
+    // A flag replaces the list, it does not add to it.
+    const parsed = parse(["up", "--expose", "443"], "expose = [22, 80]");
+    expect(parsed).toMatchObject({ options: { expose: [443] } });
+  });
+
   test("loses to the environment, which loses to a flag", () => {
     const text = 'name = "of-file"\nudp-port = 1\ntun = "off"\nurl = "http://file"';
     const env = { TUNNELMESH_NAME: "of-env", TUNNELMESH_UDP_PORT: "2", TUNNELMESH_URL: "http://env" };
@@ -79,7 +91,11 @@ describe("mistakes have a line and code 78", () => {
       '\nname = "a"\nnmae = "b"\n',
       '/etc/agent.toml, line 3: "nmae" cannot be used: there is no such option; "tunnelmesh-agent help up" lists them',
     ],
-    ['name = "a"\n[forward]\nx = 1', '/etc/agent.toml, line 2: "forward" cannot be used: '],
+    [
+      'name = "a"\n[forward]\nx = 1',
+      '/etc/agent.toml, line 2: "forward" cannot be used: it must be a text or a number',
+    ],
+    ['forward = ["8080:nas:80", "nas"]', '/etc/agent.toml, line 1: "forward" cannot be used: '],
     ['name = "a"\nname = "b"', "/etc/agent.toml, line 2: this is not TOML: "],
     ["name = ", "/etc/agent.toml, line 1: this is not TOML: "],
     ["udp-port = 70000", '/etc/agent.toml, line 1: "udp-port" cannot be used: it must be a port number'],

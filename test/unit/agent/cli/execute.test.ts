@@ -7,6 +7,7 @@ import { type LocalServer, serveLocalApi } from "../../../../agent/local/server.
 import { FileLock } from "../../../../agent/state/file_lock.ts";
 import { StateFile } from "../../../../agent/state/state_file.ts";
 import { EXIT } from "../../../../agent/state/user_error.ts";
+import type { BenchEvent } from "../../../../agent/local/contract.ts";
 import { FakeControl, NETCHECK, NOW, peerStatus, STATUS } from "../local/fake_control.ts";
 import { scratchDir } from "../state/scratch.ts";
 import { FakeHost } from "./fake_host.ts";
@@ -192,6 +193,51 @@ Before:
   test("a peer that nobody is: code 5", async () => {
     expect(await run("why", "nobody")).toBe(EXIT.peerUnavailable);
     expect(host.stderr).toBe('No peer is called "nobody"; "tunnelmesh-agent peers" lists all\n');
+  });
+});
+
+describe("bench", () => {
+  const events: BenchEvent[] = [
+    { bytes: 1_000_000, ms: 100, paths: ["ssh"], isFinal: false },
+    { bytes: 515_000_000, ms: 10_000, paths: ["ssh", "direct"], isFinal: true },
+  ];
+
+  test("prints what has arrived, at what rate, over which paths", async () => {
+    control.benchEvents = events;
+    expect(await run("bench", "nas", "--seconds", "10")).toBe(EXIT.ok);
+    expect(host.stdout).toBe("to nas: 412 Mbit/s, 515 MB in 10.0 s, relayed by ssh, then direct\n");
+    expect(control.asked).toEqual([{ peer: "nas", seconds: 10, reverse: false }]);
+  });
+
+  test("on a terminal a line of progress comes before, and is drawn over", async () => {
+    control.benchEvents = events;
+    host.width = 80;
+    await run("bench", "nas", "--reverse");
+    const clear = "\r\u001b[K";
+    expect(host.stdout).toBe(
+      `${clear}from nas: 80.0 Mbit/s, 1.0 MB in 0.1 s, relayed by ssh${clear}from nas: 412 Mbit/s, 515 MB in 10.0 s, relayed by ssh, then direct\n`,
+    );
+  });
+
+  test("--json is one object", async () => {
+    control.benchEvents = events;
+    host.width = 80;
+    await run("bench", "nas", "--json");
+    expect(JSON.parse(host.stdout)).toEqual({
+      schema: 1,
+      peer: "nas",
+      direction: "to",
+      bytes: 515_000_000,
+      ms: 10_000,
+      bitsPerSecond: 412_000_000,
+      paths: ["ssh", "direct"],
+    });
+  });
+
+  test("nothing arrived: code 7; more than a minute: code 2", async () => {
+    expect(await run("bench", "nas")).toBe(EXIT.timedOut);
+    expect(host.stderr).toBe('Nothing arrived; "tunnelmesh-agent why nas" says more\n');
+    expect(await run("bench", "nas", "--seconds", "61")).toBe(EXIT.usage);
   });
 });
 

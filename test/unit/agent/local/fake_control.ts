@@ -1,6 +1,8 @@
 /** An agent without a mesh: answers with what the test sets and remembers what it was asked. */
 import type {
   AgentControl,
+  BenchEvent,
+  BenchOptions,
   Netcheck,
   PathStatus,
   PeerStatus,
@@ -158,6 +160,13 @@ export class FakeControl implements AgentControl {
   block(name: string): boolean {
     this.asked.push({ block: name });
     return this.current.peers.some((peer) => peer.name === name);
+  }
+
+  benchEvents: BenchEvent[] = [];
+  bench(peer: string, options: BenchOptions, onEvent: (event: BenchEvent) => void): Promise<void> {
+    this.asked.push({ peer, ...options });
+    for (const event of this.benchEvents) onEvent(event);
+    return Promise.resolve();
   }
 
   forward(spec: ForwardSpec, onListening: (address: string) => void, signal: AbortSignal): Promise<void> {
