@@ -37,9 +37,11 @@ export interface RelayEvents {
 export class RelaySocket {
   readonly #events: RelayEvents;
   readonly #socket: WebSocket;
+  /** The index that we write for each peer: ours, or the coordinator's where that was first. */
   readonly #byPeer = new Map<PeerId, number>();
+  /** Those of our own choice: each peer keeps its number. */
+  readonly #chosen = new Map<PeerId, number>();
   readonly #byIndex = new Map<number, PeerId>();
-  #nextIndex = 0;
   #queue: RelayFrame[] = [];
   #queuedBytes = 0;
   #isFlushing = false;
@@ -63,17 +65,21 @@ export class RelaySocket {
     this.#socket.onclose = () => this.close();
   }
 
-  /** Makes this peer known to the connection, so that its frames come in and the coordinator tells of its legs. */
+  /**
+   * Makes this peer known to the connection, so that its frames come in and the coordinator tells of its legs. Said again it does no harm,
+   * and is needed when a binding was ended by a rule that is no more.
+   */
   bind(peer: PeerId): void {
-    if (this.#byPeer.has(peer) || this.#nextIndex >= FIRST_COORDINATOR_INDEX) return;
-    const index = this.#nextIndex++;
+    const index = this.#chosen.get(peer) ?? this.#chosen.size;
+    if (index >= FIRST_COORDINATOR_INDEX) return;
+    this.#chosen.set(peer, index);
     this.#learn(index, peer);
     if (this.#isUp) this.#socket.send(owned(encodeRelay({ type: "bind", index, peer })));
   }
 
   send(peer: PeerId, frames: readonly Uint8Array[]): void {
     if (!this.#isUp) return;
-    this.bind(peer);
+    if (!this.#byPeer.has(peer)) this.bind(peer);
     const index = this.#byPeer.get(peer);
     if (index === undefined) return;
     for (const frame of frames) {
@@ -114,7 +120,7 @@ export class RelaySocket {
   #onOpen(): void {
     clearTimeout(this.#watchdog);
     this.#isUp = true;
-    for (const [peer, index] of this.#byPeer) this.#socket.send(owned(encodeRelay({ type: "bind", index, peer })));
+    for (const [peer, index] of this.#chosen) this.#socket.send(owned(encodeRelay({ type: "bind", index, peer })));
     this.#challenge = setInterval(() => this.challenge(CHALLENGE_TIMEOUT_MS), CHALLENGE_INTERVAL_MS);
     this.#events.onState(true);
   }
@@ -134,7 +140,12 @@ export class RelaySocket {
       case "answer":
         clearTimeout(this.#watchdog);
         break;
-      case "unbound":
+      case "unbound": {
+        // Nobody is there, or a rule has ended the binding: the next frame, or the next session, binds anew.
+        const peer = this.#byIndex.get(message.index);
+        if (peer !== undefined && this.#byPeer.get(peer) === message.index) this.#byPeer.delete(peer);
+        break;
+      }
       case undefined:
         break;
     }

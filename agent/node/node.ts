@@ -431,6 +431,9 @@ export class Node {
       return;
     }
     if (trust === "changed") this.#outbox.event({ type: "key_changed", id: peer.id, name: peer.entry.name });
+    // What it would send from here on could not be opened.
+    const path = this.#outbox.routeRef(peer);
+    if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "close", reason: "blocked" });
     this.#shut(peer, now);
   }
 

@@ -145,6 +145,16 @@ describe("peers that cannot be reached", () => {
       path: { kind: expect.stringMatching(/^(ssh|websocket)$/) },
       why: expect.stringMatching(/--no-direct/),
     });
+    // What a rule has ended at the relay is bound anew once the rule is gone.
+    expect((await nas.command("block", "shy")).code).toBe(0);
+    expect((await nas.command("trust", "shy")).code).toBe(0);
+    for (const [from, to] of [
+      [shy, "nas"],
+      [nas, "shy"],
+    ] as const) {
+      expect((await from.command("wait", "--for", `peer=${to}`, "--timeout", "5")).code).toBe(0);
+      expect((await from.command("ping", to, "-c", "1", "--timeout", "2")).code).toBe(0);
+    }
     await shy.process.stop();
   });
 

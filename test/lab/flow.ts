@@ -16,7 +16,12 @@ export interface FlowAccount {
   readonly reordered: number;
   /** Longest time between two arrivals, milliseconds. */
   readonly longestGapMs: number;
+  /** From the sending of the first packet that arrived until then; both machines have one clock. */
+  readonly firstDelayMs: number;
 }
+
+/** Milliseconds that all processes of this machine agree on. */
+const wallClock = (): number => performance.timeOrigin + performance.now();
 
 const [mode, ...rest] = process.argv.slice(2);
 if (mode === "receive") receive(Number(rest[0]));
@@ -30,10 +35,12 @@ function receive(port: number): void {
   let reordered = 0;
   let longestGapMs = 0;
   let lastAt: number | undefined;
+  let firstDelayMs = Number.NaN;
   const socket = createSocket({ type: "udp4", recvBufferSize: 4 * 1024 * 1024 });
   socket.on("message", (message) => {
     const now = performance.now();
     if (lastAt !== undefined) longestGapMs = Math.max(longestGapMs, now - lastAt);
+    if (lastAt === undefined) firstDelayMs = wallClock() - message.readDoubleBE(4);
     lastAt = now;
     const number = message.readUInt32BE(0);
     if (seen.has(number)) duplicated++;
@@ -43,7 +50,7 @@ function receive(port: number): void {
   });
   socket.bind(port, () => console.log("ready"));
   process.stdin.on("end", () => {
-    const account: FlowAccount = { received: seen.size, highest, duplicated, reordered, longestGapMs };
+    const account: FlowAccount = { received: seen.size, highest, duplicated, reordered, longestGapMs, firstDelayMs };
     console.log(JSON.stringify(account));
     process.exit(0);
   });
@@ -61,6 +68,7 @@ async function send(address: string, port: number, perSecond: number, seconds: n
     for (; number < due; number++) {
       const message = Buffer.alloc(bytes);
       message.writeUInt32BE(number, 0);
+      message.writeDoubleBE(wallClock(), 4);
       socket.send(message);
     }
     await new Promise((resolve) => setTimeout(resolve, 1));
