@@ -131,6 +131,10 @@ export class Gathering {
     }
   }
 
+  get isPortMapped(): boolean {
+    return this.#portMapped !== undefined;
+  }
+
   /** What the gateway says that it forwards to our IPv4 data socket; undefined: nothing. */
   setPortMapping(address: TransportAddress | undefined): void {
     const isUsable = address !== undefined && isProbeable(address.ip);

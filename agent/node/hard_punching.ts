@@ -11,6 +11,7 @@
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { ControlMessage, PunchEndReason, PunchOffer, PunchRole } from "../../shared/wire/control.ts";
+import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { nextOf } from "../path/port_allocation.ts";
 import { guessPorts } from "../path/port_guess.ts";
 import { MIN_PUNCH_CHANCE, planPunch, type PunchPlan } from "../path/punch_plan.ts";
@@ -92,8 +93,12 @@ export class HardPunching {
       return;
     }
     const refusal = this.#refusalOf(peer, offer, now);
-    if (refusal === undefined) this.#begin(peer, offer, now);
-    else this.#sendEnd(peer, offer.attempt, refusal.reason, refusal.seconds);
+    if (refusal === undefined) {
+      this.#begin(peer, offer, now);
+      return;
+    }
+    if (refusal.reason === "not attested") peer.punches = { ...peer.punches, refusal: "not attested" };
+    this.#sendEnd(peer, offer.attempt, refusal.reason, refusal.seconds);
   }
 
   /** The peer takes no part, or no longer. */
@@ -101,6 +106,7 @@ export class HardPunching {
     const current = this.#current;
     if (current?.peer !== peer) return;
     this.#finish(current, message.reason === "stopped" ? "stopped" : "refused", now);
+    peer.punches = { ...peer.punches, refusal: message.reason };
     const waitMs = Math.min(MAX_REFUSAL_MS, Math.max(1, message.retryAfterSeconds) * 1000);
     this.#refusedUntil.set(peer, after(now, waitMs));
   }
@@ -127,6 +133,9 @@ export class HardPunching {
     if (peer.trust !== "pinned" || !isInUse(peer, now) || isRelayWished(peer)) return false;
     const refusedUntil = this.#refusedUntil.get(peer);
     if ((refusedUntil !== undefined && now < refusedUntil) || this.#waitMs(peer, now) > 0) return false;
+    // A port that a router has mapped for one of the two lets plain opening do.
+    const hasMapping = peer.paths.hasMappedCandidate || this.#gathering.isPortMapped;
+    if (hasMapping && !peer.paths.hasFailedRound) return false;
     return (this.#plan(peer)?.chance ?? 0) >= MIN_PUNCH_CHANCE;
   }
 
@@ -171,6 +180,7 @@ export class HardPunching {
       stage: { name: "sampling" },
     };
     this.#current = attempt;
+    peer.isPunching = true;
     // Where nobody aims at our ports, or they do not count, there is nothing to look at.
     const isAimedAt = plan.role !== "guess" && this.#gathering.natReport().allocation === "sequential";
     if (!isAimedAt || !this.#gathering.samplePort(now)) this.#sendOffer(attempt, undefined, now);
@@ -247,6 +257,9 @@ export class HardPunching {
   #finish(attempt: Attempt, outcome: "direct" | "failed" | "refused" | "stopped", now: Instant): void {
     const { peer, plan, stage } = attempt;
     this.#current = undefined;
+    peer.isPunching = false;
+    if (outcome === "direct") peer.punches = NO_ATTEMPTS;
+    else if (outcome === "failed") peer.punches = { failed: peer.punches.failed + 1, refusal: undefined };
     if (stage.name !== "running") return;
     // Whoever stopped it: its packets have been sent.
     if (outcome === "direct") this.#pauses.opened(stage.volley.target.ip);

@@ -7,7 +7,7 @@ import type { Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type { PeerSlot } from "../data/plane.ts";
-import { explainNoDirect } from "../path/nat_behavior.ts";
+import { explainNoDirect, type PunchRecord } from "../path/explain_no_direct.ts";
 import type { Pair } from "../path/pair.ts";
 import type { PeerPaths } from "../path/peer_paths.ts";
 import type { PathKind, Route } from "./ladder.ts";
@@ -57,6 +57,9 @@ export interface Peer {
   remoteWish: RungWish;
   relayRttMs: number | undefined;
   relayEchoAt: Instant | undefined;
+  /** How attempts with many packets have gone. */
+  punches: PunchRecord;
+  isPunching: boolean;
   /** Echoes that wait for a path. */
   waitingEchoes: number[];
   rxBytes: number;
@@ -111,10 +114,11 @@ type WhyContext = Parameters<typeof whySentence>[1];
 function whyNotDirect(peer: Peer, context: WhyContext): string {
   const { name } = peer.entry;
   if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;
-  if (!peer.paths.hasFailedRound && !isIdle(peer, context.now)) return `Looking for a direct path to "${name}"`;
+  if (peer.isPunching || (!peer.paths.hasFailedRound && !isIdle(peer, context.now)))
+    return `Looking for a direct path to "${name}"`;
   return peer.nat === undefined
     ? `No direct path yet, and "${name}" has not said how its network behaves`
-    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name))}`;
+    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name, peer.punches))}`;
 }
 
 const RELAY_WORDS: Readonly<Record<RelayLeg, string>> = { ssh: "SSH", websocket: "WebSocket" };

@@ -6,6 +6,7 @@ import { PeerSession } from "../../shared/session/peer_session.ts";
 import type { PeerEntry } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
 import { DestinationBudget } from "../path/destination_budget.ts";
+import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { PeerPaths } from "../path/peer_paths.ts";
 import type { NodeOptions } from "./contract.ts";
 import type { Gathering } from "./gathering.ts";
@@ -79,6 +80,8 @@ export class PeerBook {
       selectedAtUnixMs: undefined,
       handshakesSent: 0,
       initiationsHeard: { second: now, count: 0 },
+      punches: NO_ATTEMPTS,
+      isPunching: false,
       waitingEchoes: [],
       received: { small: 0, large: 0 },
       route: undefined,

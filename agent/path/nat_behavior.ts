@@ -35,7 +35,7 @@ export const isDependent = (mapping: Mapping | undefined): boolean =>
   mapping === "address-dependent" || mapping === "address-and-port-dependent";
 
 /** Does the sender's changing port defeat the receiver's filter? */
-const defeats = (sender: NatReport, receiver: NatReport): boolean =>
+export const defeats = (sender: NatReport, receiver: NatReport): boolean =>
   isDependent(sender.mapping) && receiver.filtering === "address-and-port-dependent";
 
 /**
@@ -48,37 +48,4 @@ export function isDirectExpected(a: NatReport, b: NatReport): boolean | undefine
   if (a.udpBlocked || b.udpBlocked) return false;
   if (natLabel(a) === "unknown" || natLabel(b) === "unknown") return undefined;
   return !defeats(a, b) && !defeats(b, a);
-}
-
-/**
- * Why there is no direct path between these two NATs, in one sentence for people, with what would help.
- *
- * @param remoteName the peer's name
- */
-export function explainNoDirect(local: NatReport, remote: NatReport, remoteName: string): string {
-  if (local.udpBlocked && remote.udpBlocked) {
-    return `Both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible`;
-  }
-  if (local.udpBlocked) {
-    return `This network blocks UDP; allowing outgoing UDP here would make a direct path possible`;
-  }
-  if (remote.udpBlocked) {
-    return `The network of "${remoteName}" blocks UDP; allowing outgoing UDP there would make a direct path possible`;
-  }
-  const ours = natLabel(local);
-  const theirs = natLabel(remote);
-  if (defeats(local, remote) && defeats(remote, local)) {
-    return `Both routers use a different port per destination (symmetric) and admit only exact ports; a port forward or UPnP on either router would make a direct path possible`;
-  }
-  if (defeats(local, remote)) {
-    return `This router uses a different port per destination (symmetric) and the router of "${remoteName}" admits only exact ports (${theirs}); a port forward or UPnP on either router would make a direct path possible`;
-  }
-  if (defeats(remote, local)) {
-    return `The router of "${remoteName}" uses a different port per destination (symmetric) and this router admits only exact ports (${ours}); a port forward or UPnP on either router would make a direct path possible`;
-  }
-  if (ours === "unknown" || theirs === "unknown") {
-    const whose = ours === "unknown" ? "this network" : `the network of "${remoteName}"`;
-    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on`;
-  }
-  return `No direct path yet although these routers (${ours}, ${theirs}) allow one: probes are being lost, perhaps in a firewall; probing goes on`;
 }

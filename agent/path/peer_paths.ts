@@ -10,7 +10,7 @@
  * frozen, checks are sealed probes instead of STUN, an answer may come from another address than the one probed (§7.2.5.2.1), and each
  * side selects for itself, at any time, without nomination.
  */
-import { isIPv6, isProbeable, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { isIPv6, isProbeable, type TransportAddress } from "../../shared/address.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { CandidateList } from "../../shared/wire/candidates.ts";
 import type { ControlMessage } from "../../shared/wire/control.ts";
@@ -21,6 +21,7 @@ import type { Pair, PairOrigin } from "./pair.ts";
 import { PairTable, score } from "./pair_table.ts";
 import { PathWatch, usualAnswerMs } from "./path_watch.ts";
 import { PROVING_GAP_MS, Stability } from "./stability.ts";
+import { RemoteAddresses } from "./remote_addresses.ts";
 import { UntrustedProbes } from "./untrusted_probes.ts";
 import type { Volley } from "./volley.ts";
 
@@ -90,8 +91,7 @@ export class PeerPaths {
   readonly #pairs = new PairTable(this.#untrustedProbes);
   readonly #extraLegs = new ExtraLegs();
   #legs: LocalLegs = { ipv4: undefined, ipv6: undefined };
-  #remote: CandidateList | undefined;
-  #attested: readonly TransportAddress[] = [];
+  readonly #remote = new RemoteAddresses();
   #selected: Pair | undefined;
   #round = 0;
   #scheduled: { readonly round: number; readonly fireAt: Instant } | undefined;
@@ -123,7 +123,7 @@ export class PeerPaths {
 
   /** The number of the candidate list that we have of the peer. */
   get remoteGeneration(): number | undefined {
-    return this.#remote?.generation;
+    return this.#remote.generation;
   }
 
   get round(): number {
@@ -147,15 +147,12 @@ export class PeerPaths {
 
   /** A sealed list from the peer itself. False, and ignored, when it is older than the one we have: it came by a slower way. */
   setRemote(list: CandidateList, now: Instant): boolean {
-    if (this.#remote !== undefined && list.generation < this.#remote.generation) return false;
-    this.#remote = list;
+    if (!this.#remote.setList(list)) return false;
     const selected = this.#selected;
     const wasNamed = selected !== undefined && selected.origin !== "peer-reflexive";
-    if (wasNamed && !list.candidates.some(({ address }) => sameTransportAddress(address, selected.remote))) {
-      this.doubt(now);
-    }
+    if (wasNamed && !this.#remote.isNamed(selected.remote)) this.doubt(now);
     this.#pairs.keep((pair) => {
-      const isNamed = list.candidates.some(({ address }) => sameTransportAddress(address, pair.remote));
+      const isNamed = this.#remote.isNamed(pair.remote);
       return isNamed || pair.origin === "peer-reflexive" || pair.isValid || pair === this.#selected;
     });
     this.#makePairs(now);
@@ -164,16 +161,17 @@ export class PeerPaths {
 
   /** Addresses of the peer that the coordinator has seen itself. Alone they are worth nothing: see pair.ts. */
   setAttested(addresses: readonly TransportAddress[], now: Instant): void {
-    this.#attested = addresses;
+    this.#remote.attested = addresses;
     this.#makePairs(now);
   }
 
   /** The peer's address that it names itself and the coordinator attests: by consent it may get more than a plain round. */
   get attestedTarget(): TransportAddress | undefined {
-    return this.#remote?.candidates.find(
-      ({ kind, address }) =>
-        kind === "server-reflexive" && !isIPv6(address.ip) && this.#isAllowed(address) && this.#isAttested(address),
-    )?.address;
+    return this.#remote.target((address) => this.#isAllowed(address));
+  }
+
+  get hasMappedCandidate(): boolean {
+    return this.#remote.hasMapped;
   }
 
   /** Both agents have agreed to more than a plain round: from here on its sockets and its probes may find this peer. */
@@ -202,7 +200,7 @@ export class PeerPaths {
       this.#nextRequestAt = undefined;
       this.#hurryAt = undefined;
       // The next session brings its own list; the peer's process may be another one then, that counts its lists anew.
-      this.#remote = undefined;
+      this.#remote.forgetList();
       this.#watch.forget();
       for (const pair of this.#pairs.values()) pair.stopRound();
     }
@@ -393,11 +391,11 @@ export class PeerPaths {
   // Candidates and pairs
 
   #makePairs(now: Instant): void {
-    for (const { kind, address } of this.#remote?.candidates ?? []) {
+    for (const { kind, address } of this.#remote.candidates) {
       const leg = isIPv6(address.ip) ? this.#legs.ipv6 : this.#legs.ipv4;
       if (leg === undefined || !this.#isAllowed(address)) continue;
       const isLocal = this.#options.isDirectlyConnected(address.ip);
-      const isAttested = this.#isAttested(address);
+      const isAttested = this.#remote.isAttested(address);
       const known = this.#pairs.get(leg, address);
       if (known === undefined) {
         this.#addPair(leg, address, kind, isLocal || isAttested, isLocal, now);
@@ -415,13 +413,8 @@ export class PeerPaths {
     this.#pairs.expire(this.#selected, now);
     if (!this.#pairs.makeRoom(this.#selected)) return undefined;
     // On a socket of a volley it may be the very address that the peer names itself.
-    const named = this.#remote?.candidates.some(({ address }) => sameTransportAddress(address, from)) === true;
-    const isTrusted = named && this.#isAttested(from);
+    const isTrusted = this.#remote.isNamed(from) && this.#remote.isAttested(from);
     return this.#addPair(leg, from, "peer-reflexive", isTrusted, this.#options.isDirectlyConnected(from.ip), now);
-  }
-
-  #isAttested(address: TransportAddress): boolean {
-    return this.#attested.some((attested) => sameTransportAddress(attested, address));
   }
 
   #isOurs(leg: Leg): boolean {

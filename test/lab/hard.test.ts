@@ -71,7 +71,9 @@ describe("pairs of NATs that take many packets", () => {
       for (const site of lab.sites) expect(await entriesOf(site)).toBeLessThanOrEqual(OTHER_ENTRIES);
       const { path, why } = await one.peer(two.name);
       expect(path?.kind).toBe("ssh");
-      expect(why).toMatch(/different port per destination/);
+      expect(why).toMatch(
+        /would succeed once in 260 attempts, so it is not tried, which is normal for this pair; a port forward/,
+      );
     });
   });
 });

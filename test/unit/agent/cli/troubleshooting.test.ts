@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { explainNoDirect } from "../../../../agent/path/nat_behavior.ts";
+import { explainNoDirect } from "../../../../agent/path/explain_no_direct.ts";
 import type { NatReport } from "../../../../shared/wire/candidates.ts";
 
 const text = readFileSync(join(import.meta.dirname, "../../../../docs/troubleshooting.md"), "utf8");

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { explainNoDirect, isDirectExpected, natLabel } from "../../../../agent/path/nat_behavior.ts";
+import { isDirectExpected, natLabel } from "../../../../agent/path/nat_behavior.ts";
 import { type Filtering, type Mapping, type NatReport, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
 
 const FILTERINGS: readonly Filtering[] = ["endpoint-independent", "address-dependent", "address-and-port-dependent"];
@@ -47,46 +47,4 @@ describe("where a direct path is expected", () => {
     expect(isDirectExpected(UNKNOWN_NAT, BLOCKED)).toBe(false);
     expect(isDirectExpected(UNKNOWN_NAT, PORT_RESTRICTED)).toBeUndefined();
   });
-});
-
-test.each<[NatReport, NatReport, string]>([
-  [BLOCKED, BLOCKED, "Both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible"],
-  [BLOCKED, SYMMETRIC, "This network blocks UDP; allowing outgoing UDP here would make a direct path possible"],
-  [
-    SYMMETRIC,
-    BLOCKED,
-    'The network of "nas" blocks UDP; allowing outgoing UDP there would make a direct path possible',
-  ],
-  [
-    SYMMETRIC,
-    SYMMETRIC,
-    "Both routers use a different port per destination (symmetric) and admit only exact ports; a port forward or UPnP on either router would make a direct path possible",
-  ],
-  [
-    SYMMETRIC,
-    PORT_RESTRICTED,
-    'This router uses a different port per destination (symmetric) and the router of "nas" admits only exact ports (port-restricted cone); a port forward or UPnP on either router would make a direct path possible',
-  ],
-  [
-    PORT_RESTRICTED,
-    SYMMETRIC,
-    'The router of "nas" uses a different port per destination (symmetric) and this router admits only exact ports (port-restricted cone); a port forward or UPnP on either router would make a direct path possible',
-  ],
-  [
-    UNKNOWN_NAT,
-    PORT_RESTRICTED,
-    "No direct path yet: how the router of this network behaves is not known so far; probing goes on",
-  ],
-  [
-    PORT_RESTRICTED,
-    UNKNOWN_NAT,
-    'No direct path yet: how the router of the network of "nas" behaves is not known so far; probing goes on',
-  ],
-  [
-    PORT_RESTRICTED,
-    PORT_RESTRICTED,
-    "No direct path yet although these routers (port-restricted cone, port-restricted cone) allow one: probes are being lost, perhaps in a firewall; probing goes on",
-  ],
-])("why there is no direct path, case %#", (local, remote, sentence) => {
-  expect(explainNoDirect(local, remote, "nas")).toBe(sentence);
 });

@@ -1,0 +1,152 @@
+/** Golden texts: what `why` says against a direct path, for each pair of networks. */
+import { describe, expect, test } from "vitest";
+import { explainNoDirect, NO_ATTEMPTS, type PunchRecord } from "../../../../agent/path/explain_no_direct.ts";
+import { isDirectExpected } from "../../../../agent/path/nat_behavior.ts";
+import { type Filtering, type Mapping, type NatReport, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
+
+const nat = (mapping: Mapping, filtering: Filtering, more: Partial<NatReport> = {}): NatReport => ({
+  ...UNKNOWN_NAT,
+  mapping,
+  filtering,
+  certain: true,
+  ...more,
+});
+const symmetric = (more: Partial<NatReport>): NatReport =>
+  nat("address-and-port-dependent", "address-and-port-dependent", more);
+const block = (size: number): NatReport =>
+  symmetric({ allocation: "block", ports: { first: 40_000, last: 40_000 + size - 1, stride: 0 } });
+
+const NETWORKS = {
+  open: nat("none", "endpoint-independent", { allocation: "preserving" }),
+  "full cone": nat("endpoint-independent", "endpoint-independent", { allocation: "preserving" }),
+  restricted: nat("endpoint-independent", "address-dependent", { allocation: "preserving" }),
+  "port-restricted": nat("endpoint-independent", "address-and-port-dependent", { allocation: "preserving" }),
+  firewalled: nat("none", "address-and-port-dependent", { allocation: "preserving" }),
+  symmetric: symmetric({ allocation: "random" }),
+  sequential: symmetric({ allocation: "sequential", ports: { first: 20_000, last: 20_000, stride: 1 } }),
+  "block of 512": block(512),
+  "block of 4096": block(4096),
+  "UDP blocked": { ...UNKNOWN_NAT, udpBlocked: true },
+  unknown: UNKNOWN_NAT,
+} as const;
+type Network = keyof typeof NETWORKS;
+const NAMES = Object.keys(NETWORKS) as readonly Network[];
+
+const REMEDY = "a port forward or UPnP on either router would make a direct path possible";
+const HERE =
+  'This router uses a different port per destination (symmetric) and the router of "nas" admits only exact ports';
+const THERE =
+  'The router of "nas" uses a different port per destination (symmetric) and this router admits only exact ports';
+const BOTH = "Both routers use a different port per destination (symmetric) and admit only exact ports";
+const SOON = "the port will be guessed in a moment, which succeeds";
+const NORMAL = "so it is not tried, which is normal for this pair";
+
+/** For the pairs that plain opening cannot join, and those of which a side is not known or blocked. */
+function expected(here: Network, there: Network): string {
+  if (here === "UDP blocked" && there === "UDP blocked") {
+    return "Both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible";
+  }
+  if (here === "UDP blocked") {
+    return "This network blocks UDP; allowing outgoing UDP here would make a direct path possible";
+  }
+  if (there === "UDP blocked") {
+    return 'The network of "nas" blocks UDP; allowing outgoing UDP there would make a direct path possible';
+  }
+  if (here === "unknown" || there === "unknown") {
+    const whose = here === "unknown" ? "this network" : 'the network of "nas"';
+    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on`;
+  }
+  const isHard = (name: Network): boolean => /symmetric|sequential|block/.test(name);
+  const isExact = (name: Network): boolean => name === "port-restricted" || name === "firewalled";
+  if (isHard(here) && isExact(there)) return `${HERE} (port-restricted cone); ${SOON} nearly always; ${REMEDY}`;
+  if (isExact(here) && isHard(there)) return `${THERE} (port-restricted cone); ${SOON} nearly always; ${REMEDY}`;
+  if (isHard(here) && isHard(there))
+    return `${BOTH}; ${MEETING[[here, there].toSorted().join(" x ")] ?? "?"}; ${REMEDY}`;
+  return `No direct path yet although these routers (${LABELS[here] ?? ""}, ${LABELS[there] ?? ""}) allow one: probes are being lost, perhaps in a firewall; probing goes on`;
+}
+
+const LABELS: Readonly<Partial<Record<Network, string>>> = {
+  open: "open",
+  "full cone": "full cone",
+  restricted: "restricted cone",
+  "port-restricted": "port-restricted cone",
+  firewalled: "port-restricted cone",
+  symmetric: "symmetric",
+  sequential: "symmetric",
+  "block of 512": "symmetric",
+  "block of 4096": "symmetric",
+};
+
+/** From n packets of each side among Na x Nb pairs of ports, or n among N opposite a counter: 1 - exp(-n^2 / (Na Nb)), 1 - exp(-n / N). */
+const MEETING: Readonly<Record<string, string>> = {
+  "symmetric x symmetric": `guessing ports with 4000 packets from each side would succeed once in 260 attempts, ${NORMAL}`,
+  "sequential x symmetric": `guessing ports with 4000 packets from each side would succeed in 6 % of cases, ${NORMAL}`,
+  "block of 512 x symmetric": `${SOON} in 38 % of cases`,
+  "block of 4096 x symmetric": `guessing ports with 4000 packets from each side would succeed in 6 % of cases, ${NORMAL}`,
+  "sequential x sequential": `${SOON} nearly always`,
+  "block of 512 x sequential": `${SOON} nearly always`,
+  "block of 4096 x sequential": `${SOON} in 62 % of cases`,
+  "block of 512 x block of 512": `${SOON} nearly always`,
+  "block of 4096 x block of 512": `${SOON} nearly always`,
+  "block of 4096 x block of 4096": `${SOON} in 61 % of cases`,
+};
+
+describe.each(NAMES)("%s here", (here) => {
+  test.each(NAMES)("%s there", (there) => {
+    expect(explainNoDirect(NETWORKS[here], NETWORKS[there], "nas")).toBe(expected(here, there));
+  });
+});
+
+test("a router is blamed only where plain opening cannot do", () => {
+  for (const here of NAMES) {
+    for (const there of NAMES) {
+      const blames = /different port per destination/.test(explainNoDirect(NETWORKS[here], NETWORKS[there], "nas"));
+      const { udpBlocked } = NETWORKS[here];
+      if (udpBlocked || NETWORKS[there].udpBlocked) expect(blames).toBe(false);
+      else expect(blames, `${here} x ${there}`).toBe(isDirectExpected(NETWORKS[here], NETWORKS[there]) === false);
+    }
+  }
+});
+
+describe("how attempts have gone", () => {
+  const say = (here: Network, there: Network, record: Partial<PunchRecord>): string =>
+    explainNoDirect(NETWORKS[here], NETWORKS[there], "nas", { ...NO_ATTEMPTS, ...record });
+
+  test.each<[string, Network, Network, Partial<PunchRecord>, string]>([
+    [
+      "failures that chance explains",
+      "block of 512",
+      "symmetric",
+      { failed: 3 },
+      `${BOTH}; 3 attempts at guessing the port found nothing so far, where each succeeds in 38 % of cases; more follow; ${REMEDY}`,
+    ],
+    [
+      "failures that chance does not explain",
+      "port-restricted",
+      "symmetric",
+      { failed: 1 },
+      `${THERE} (port-restricted cone); one attempt at guessing the port found nothing, although each succeeds nearly always: packets are being lost, perhaps in a firewall; ${REMEDY}`,
+    ],
+    [
+      "a peer that does not agree",
+      "symmetric",
+      "port-restricted",
+      { refusal: "unwilling" },
+      `${HERE} (port-restricted cone); "nas" does not agree to guessing ports; ${REMEDY}`,
+    ],
+    [
+      "an address that the coordinator has not seen",
+      "symmetric",
+      "port-restricted",
+      { refusal: "not attested" },
+      `${HERE} (port-restricted cone); ports are not guessed, since the coordinator has not seen the public address of "nas" itself; ${REMEDY}`,
+    ],
+    [
+      "one that was busy is asked again",
+      "symmetric",
+      "port-restricted",
+      { refusal: "busy" },
+      `${HERE} (port-restricted cone); ${SOON} nearly always; ${REMEDY}`,
+    ],
+  ])("%s", (_, here, there, record, sentence) => expect(say(here, there, record)).toBe(sentence));
+});
