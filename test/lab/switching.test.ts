@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
-import { type MeshAgent, startMesh } from "./mesh.ts";
+import { type MeshAgent, startMesh, transferFile } from "./mesh.ts";
 import { sleep, withFlow } from "./numbered_flow.ts";
 
 describe("planned switches under 1000 packets a second", () => {
@@ -39,6 +39,40 @@ describe("planned switches under 1000 packets a second", () => {
     });
   });
 });
+
+const IS_FULL = process.env["LAB_FULL"] === "1";
+const DOWNLOAD = IS_FULL
+  ? { megabytes: 200, switches: 10, timeoutMs: 90_000 }
+  : { megabytes: 20, switches: 4, timeoutMs: 20_000 };
+
+test(
+  `a download of ${DOWNLOAD.megabytes} MB over one connection lives through ${DOWNLOAD.switches} switches, every byte right`,
+  async () => {
+    const { megabytes, switches, timeoutMs } = DOWNLOAD;
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "fullcone" }] }, async (lab) => {
+      const [one, two] = await twoAgents(await startMesh(lab));
+      await one.waitDirect(two.name, 10);
+      await two.waitDirect(one.name, 10);
+      // Slow enough to be under way at each switch, and half of what the slowest rung carries at most.
+      const bytes = megabytes * 1_000_000;
+      const file = transferFile(one, two, { bytes, bytesPerSecond: 5_000_000, timeoutMs: timeoutMs - 5000 });
+      file.catch(() => undefined);
+      await sleep(500);
+      const gapMs = (megabytes * 200) / (switches + 1);
+      for (let i = 0; i < switches; i++) {
+        const rung = ["ssh", "auto", "websocket", "auto"][i % 4] ?? "auto";
+        expect((await one.command(["path", two.name, rung])).code).toBe(0);
+        await sleep(gapMs - 150);
+      }
+      const got = await file;
+      console.log(`${got.bytes} bytes in ${got.milliseconds.toFixed(0)} ms through ${switches} switches`);
+      expect(got.bytes).toBe(bytes);
+      const moves = (await one.peer(two.name)).history.length;
+      expect(moves).toBeGreaterThanOrEqual(switches);
+    });
+  },
+  DOWNLOAD.timeoutMs,
+);
 
 describe("a direct path that dies silently under 1000 packets a second", () => {
   test.each([

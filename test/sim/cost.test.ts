@@ -1,0 +1,64 @@
+/**
+ * What keeping and seeking paths costs, in datagrams and bytes an hour, as one agent's access line sees it: bounds, and the figures
+ * that they leave room for. Signalling is TCP and not counted.
+ */
+import { expect, test } from "vitest";
+import type { NatBehavior } from "./nat.ts";
+import { PORT_RESTRICTED_CONE, SYMMETRIC } from "./nats.ts";
+import { meshPacket, World } from "./world.ts";
+
+/** Measured, and reckoned up to an hour. */
+const MEASURED_MS = 600_000;
+const PER_HOUR = 3_600_000 / MEASURED_MS;
+/** IPv4 and UDP headers. */
+const HEADER_BYTES = 28;
+
+interface Cost {
+  readonly datagrams: number;
+  readonly bytes: number;
+}
+
+/** What leaves the first one's site, an hour, once the pair has settled. */
+function hour(
+  a: NatBehavior,
+  b: NatBehavior,
+  options: { readonly packetEveryMs?: number; readonly isBlocked?: boolean },
+): Cost {
+  const world = new World({ seed: 5, roundTripMs: 50 });
+  const [one, two] = [world.addAgent("one", a), world.addAgent("two", b)];
+  one.host.isUdpBlocked = options.isBlocked === true;
+  world.joinAll();
+  world.run(360_000);
+  let datagrams = 0;
+  let bytes = 0;
+  world.network.tap = (datagram) => {
+    if (datagram.from.ip !== one.host.publicIp) return;
+    datagrams++;
+    bytes += datagram.bytes.length + HEADER_BYTES;
+  };
+  const gapMs = options.packetEveryMs ?? MEASURED_MS;
+  for (let at = 0; at < MEASURED_MS; at += gapMs) {
+    if (options.packetEveryMs !== undefined) one.sendPacket(meshPacket(one.meshIPv4, two.meshIPv4, Uint8Array.of(1)));
+    world.run(gapMs);
+  }
+  return { datagrams: datagrams * PER_HOUR, bytes: bytes * PER_HOUR };
+}
+
+test.each([
+  ["an idle peer", {}, 250],
+  ["a peer in use, one packet a minute", { packetEveryMs: 60_000 }, 2500],
+  ["a peer in use, ten packets a second", { packetEveryMs: 100 }, 36_000 + 30_000],
+] as const)("with a direct path, %s", (name, options, most) => {
+  const cost = hour(PORT_RESTRICTED_CONE, PORT_RESTRICTED_CONE, options);
+  console.log(`direct, ${name}: ${cost.datagrams} datagrams and ${cost.bytes} bytes an hour`);
+  expect(cost.datagrams).toBeLessThan(most);
+});
+
+test.each([
+  ["an idle peer", {}, 250],
+  ["a peer in use, one packet a minute", { packetEveryMs: 60_000 }, 8000],
+] as const)("without one, where it is not to be had, %s", (name, options, most) => {
+  const cost = hour(PORT_RESTRICTED_CONE, SYMMETRIC, options);
+  console.log(`no direct path, ${name}: ${cost.datagrams} datagrams and ${cost.bytes} bytes an hour`);
+  expect(cost.datagrams).toBeLessThan(most);
+});
