@@ -151,7 +151,9 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
     redeem: (token) => signalling.redeemRelayToken(token),
   });
   closers.push(() => relayWebSockets.close());
-  ssh = await openSshServer({ listen: config.sshListen, hostKey, relay, log, isMember: members.isMember });
+  const peerOfName = (name: string): PeerId | undefined =>
+    store.peers("approved").find((peer) => peer.name === name)?.id;
+  ssh = await openSshServer({ listen: config.sshListen, hostKey, relay, log, isMember: members.isMember, peerOfName });
   closers.push(() => ssh?.close());
   log.event({ event: "listening", kind: "ssh", address: ssh.bound.host, port: ssh.bound.port });
 

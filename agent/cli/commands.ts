@@ -157,6 +157,11 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
             .argParser(values.exposedPorts)
             .default([], "none"),
         )
+        .addOption(
+          new Option("--allow-jump <ports>", "PORT[,PORT...]: local ports for plain OpenSSH through the coordinator")
+            .argParser(values.ports)
+            .default([], "none"),
+        )
         .option("--ca-file <file>", "PEM file with certificates for https coordinators")
         .option("--timeout <seconds>", "give up when not joined by then (default: never)", values.seconds)
         .addOption(
@@ -302,6 +307,7 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
     (command) => agent(command).option("--no-anonymize", "leave names and addresses as they are"),
     (options: BugreportOptions) => ({ command: "bugreport", options }),
   );
+  defineJumpKey(program, agent, json, define);
   defineService(program, define);
   define(
     "completion",
@@ -332,6 +338,44 @@ type Define = (
   invoke: (options: never, first: never) => Invocation,
   parent: Command,
 ) => void;
+
+type Extend = (command: Command) => Command;
+
+function defineJumpKey(program: Command, agent: Extend, json: Extend, define: Define): void {
+  const jumpKey = program
+    .command("jump-key")
+    .description("whose OpenSSH may jump to this machine: ssh -J NAME@... NAME");
+  define(
+    "add",
+    "admit the keys of a public key file",
+    ["tunnelmesh-agent jump-key add ~/.ssh/id_ed25519.pub"],
+    (command) => agent(command).addArgument(new Argument("<file>", 'public key file, or "-" for standard input')),
+    (options: AgentChoice, file: string) => ({
+      command: "jump-key",
+      options: { ...options, action: { action: "add", file }, json: false },
+    }),
+    jumpKey,
+  );
+  define(
+    "list",
+    "the keys that are admitted",
+    [],
+    (command) => json(agent(command)),
+    (options: PeersOptions) => ({ command: "jump-key", options: { ...options, action: { action: "list" } } }),
+    jumpKey,
+  );
+  define(
+    "remove",
+    "admit a key no longer",
+    [],
+    (command) => agent(command).addArgument(new Argument("<key>", "fingerprint or comment, as list shows it")),
+    (options: AgentChoice, which: string) => ({
+      command: "jump-key",
+      options: { ...options, action: { action: "remove", which }, json: false },
+    }),
+    jumpKey,
+  );
+}
 
 function defineService(program: Command, define: Define): void {
   const service = program.command("service").description("run the agent as a service of systemd");

@@ -33,6 +33,8 @@ export interface AgentConfig {
   readonly tunName: string | undefined;
   /** False with `--no-dns`: names of the mesh then resolve in this program only. */
   readonly dns: boolean;
+  /** Ports that people may reach by plain OpenSSH through the coordinator, if their key is known (state/jump_keys.ts). */
+  readonly allowJump: readonly number[];
   /** Undefined: the agent's choice. 0: any free one. */
   readonly udpPort: number | undefined;
   /** False with `--no-direct`. */

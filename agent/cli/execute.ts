@@ -14,6 +14,7 @@ import { EXIT, UserError, withoutKeys } from "../state/user_error.ts";
 import { bench } from "./bench.ts";
 import { bugreport } from "./bugreport.ts";
 import { createProgram } from "./commands.ts";
+import { runJumpKey } from "./jump_key.ts";
 import { ASK_FOR_FILES, placeOf, suggestionLine, suggestionsAt } from "./complete.ts";
 import { COMPLETION_SCRIPT } from "./completion_scripts.ts";
 import type { NetcheckConfig } from "./config.ts";
@@ -152,6 +153,8 @@ export async function execute(
     }
     case "bugreport":
       return print(await makeBugreport(invocation.options, host, signal));
+    case "jump-key":
+      return runJumpKey(invocation.options, host);
     case "completion":
       return print(COMPLETION_SCRIPT[invocation.options.shell]);
     case "complete":

@@ -21,6 +21,7 @@ export interface UpOptions extends AgentChoice {
   readonly tun: TunMode;
   readonly tunName?: string;
   readonly dns: boolean;
+  readonly allowJump: readonly number[];
   readonly udpPort?: number;
   readonly direct: boolean;
   readonly portMapping: boolean;
@@ -84,6 +85,13 @@ export interface BenchCommandOptions extends AgentChoice {
 export interface BugreportOptions extends AgentChoice {
   readonly anonymize: boolean;
 }
+export interface JumpKeyOptions extends AgentChoice {
+  readonly action:
+    | { readonly action: "add"; readonly file: string }
+    | { readonly action: "remove"; readonly which: string }
+    | { readonly action: "list" };
+  readonly json: boolean;
+}
 export interface ServiceInstallOptions {
   readonly url?: string;
   readonly key?: string;
@@ -123,6 +131,7 @@ export type Invocation =
   | { readonly command: "service install"; readonly options: ServiceInstallOptions }
   | { readonly command: "service uninstall"; readonly options: ServiceUninstallOptions }
   | { readonly command: "service status"; readonly options: { readonly json: boolean } }
+  | { readonly command: "jump-key"; readonly options: JumpKeyOptions }
   | { readonly command: "completion"; readonly options: { readonly shell: Shell } }
   /** For the scripts of `completion`: the words before the cursor, the last of which is being typed. */
   | { readonly command: "complete"; readonly options: { readonly words: readonly string[] } }

@@ -85,6 +85,7 @@ function makeConfig(
     tun: options.tun,
     tunName: options.tunName,
     dns: options.dns,
+    allowJump: options.allowJump,
     udpPort: options.udpPort,
     direct: options.direct,
     portMapping: options.portMapping,

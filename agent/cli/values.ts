@@ -32,6 +32,11 @@ export function count(text: string): number {
   throw new InvalidArgumentError("It must be a whole number above 0.");
 }
 
+export const ports = (text: string, before: readonly number[] = []): readonly number[] => [
+  ...before,
+  ...text.split(",").map(peerPort),
+];
+
 export function benchSeconds(text: string): number {
   if (/^\d{1,3}$/.test(text) && Number(text) >= 1 && Number(text) <= MAX_BENCH_SECONDS) return Number(text);
   throw new InvalidArgumentError(`It must be a whole number of seconds from 1 to ${MAX_BENCH_SECONDS}.`);

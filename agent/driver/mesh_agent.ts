@@ -22,6 +22,7 @@ import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
 import { logNodeEvent } from "./event_log.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
+import { jumpDoorOf } from "./jump/jump_door.ts";
 import { MeshRoutes } from "./mesh_routes.ts";
 import { PortMapper } from "./port_mapper.ts";
 import { REFUSAL_EXIT } from "./refusal_exit.ts";
@@ -123,6 +124,7 @@ export class MeshAgent {
       account: { id: identity.id, stateDir: config.state.dir },
       useSsh: config.ssh,
       useWebSocket: config.webSocket,
+      jumpDoor: jumpDoorOf(config, () => this.#self.name),
       requestToken: () => this.#signal.send({ type: "relay_token_request" }),
       onState: (kind, isUp) => this.#step((now) => this.node.handleRelayState(kind, isUp, now)),
       onFrames: (kind, peer, frames) => this.#onRelayFrames(kind, peer, frames),

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { Client, type ClientChannel } from "ssh2";
 import { equalBytes } from "../../shared/bytes.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
+import type { JumpDoor } from "./jump/jump_door.ts";
 import type { RelayEvents } from "./relay_socket.ts";
 
 /** Bun's crypto has no ChaCha20-Poly1305, which ssh2 would otherwise offer first. */
@@ -20,6 +21,9 @@ const KEEPALIVE_MISSES = 2;
 /** Frames of one peer that wait for its channel to open or to drain; the oldest go first. */
 const MAX_QUEUED_BYTES = 512 * 1024;
 const LENGTH_BYTES = 2;
+/** What an agent asks the coordinator to forward when it admits jumps. Both are names, not places. */
+const JUMP_ADDRESS = "jump";
+const JUMP_PORT = 1;
 
 export interface SshEndpoint {
   readonly host: string;
@@ -43,13 +47,25 @@ export class RelaySsh {
   #isUp = false;
   #isClosed = false;
 
-  constructor(endpoint: SshEndpoint, account: { readonly id: PeerId; readonly stateDir: string }, events: RelayEvents) {
+  /** @param jumpDoor asks for the channels of people who come by plain OpenSSH */
+  constructor(
+    endpoint: SshEndpoint,
+    account: { readonly id: PeerId; readonly stateDir: string },
+    events: RelayEvents,
+    jumpDoor?: JumpDoor,
+  ) {
     this.#events = events;
     this.#client
       .on("ready", () => {
         this.#isUp = true;
         for (const peer of this.#channels.keys()) this.#openChannel(peer);
+        // An older coordinator refuses it, and then nobody comes.
+        if (jumpDoor !== undefined) this.#client.forwardIn(JUMP_ADDRESS, JUMP_PORT, () => {});
         events.onState(true);
+      })
+      .on("tcp connection", (_details, accept, reject) => {
+        if (jumpDoor === undefined) reject();
+        else jumpDoor.handle(accept());
       })
       .on("close", () => this.close())
       // What went wrong is of no use to anybody: `close` follows, and the ladder has another rung.

@@ -7,6 +7,7 @@ import type { PeerId } from "../../shared/session/identity.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import type { WebSocketOptions } from "./bun_websocket.ts";
 import { RelaySocket } from "./relay_socket.ts";
+import type { JumpDoor } from "./jump/jump_door.ts";
 import { RelaySsh, type SshEndpoint } from "./relay_ssh.ts";
 
 const FIRST_RETRY_MS = 500;
@@ -21,6 +22,7 @@ export interface RelaysOptions {
   readonly account: { readonly id: PeerId; readonly stateDir: string };
   readonly useSsh: boolean;
   readonly useWebSocket: boolean;
+  readonly jumpDoor: JumpDoor | undefined;
   /** Asks signalling for a token; it comes back by `handleToken`. */
   readonly requestToken: () => void;
   readonly onState: (kind: RelayLeg, isUp: boolean) => void;
@@ -122,10 +124,15 @@ export class Relays {
     if (kind === "websocket") {
       if (useWebSocket && this.#socket === undefined && this.#isSignalling) requestToken();
     } else if (useSsh && this.#ssh === undefined && this.#endpoint !== undefined) {
-      this.#ssh = new RelaySsh(this.#endpoint, account, {
-        onState: (isUp) => this.#onState("ssh", isUp),
-        onFrames: (peer, frames) => onFrames("ssh", peer, frames),
-      });
+      this.#ssh = new RelaySsh(
+        this.#endpoint,
+        account,
+        {
+          onState: (isUp) => this.#onState("ssh", isUp),
+          onFrames: (peer, frames) => onFrames("ssh", peer, frames),
+        },
+        this.#options.jumpDoor,
+      );
     }
   }
 

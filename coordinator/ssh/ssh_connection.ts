@@ -2,11 +2,12 @@
  * One SSH connection after the handshake: who it is, what it may open, and the relay leg that its channels make up.
  *
  * An agent opens one `direct-tcpip` channel for each peer, to `<peer id>.relay` port 1; frames go through it in both directions
- * (channel_frames.ts). A person who logs in gets one line of text. Everything else is refused, with the reason.
+ * (channel_frames.ts). A person who logs in gets one line of text, and one who jumps to a peer that admits them a connection to it
+ * (jump_board.ts). Everything else is refused, with the reason.
  */
 import type { Socket } from "node:net";
 // @ts-types="@types/ssh2"
-import type { AuthContext, Connection, ServerChannel, Session } from "ssh2";
+import type { AuthContext, Connection, PublicKeyAuthContext, ServerChannel, Session } from "ssh2";
 import { isPeerId, type PeerId } from "../../shared/session/identity.ts";
 import { RELAY_BATCH_BYTES } from "../../shared/wire/relay.ts";
 import type { TakenFrame } from "../relay/fair_queue.ts";
@@ -14,6 +15,7 @@ import { MAX_BOUND_PEERS } from "../relay/relay_hub.ts";
 import type { LegHandle, RelayService } from "../relay/relay_service.ts";
 import { decideLogin } from "./authentication.ts";
 import { ChannelFrameReader, encodeChannelFrames } from "./channel_frames.ts";
+import { JUMP_ADDRESS, JUMP_PORT, type JumpBoard, type JumpProof } from "./jump_board.ts";
 import { explainRefusals, isExchangingKeys } from "./ssh2_internals.ts";
 
 const NO_SHELL =
@@ -40,6 +42,8 @@ export const REKEY_AFTER_BYTES = 2 ** 30;
 export interface SshConnectionOptions {
   readonly relay: RelayService;
   readonly isMember: (peer: PeerId) => boolean;
+  readonly peerOfName: (name: string) => PeerId | undefined;
+  readonly jumps: JumpBoard;
   readonly rekeyAfterBytes: number;
 }
 
@@ -50,6 +54,8 @@ export class SshConnection {
   readonly #channels = new Map<PeerId, ServerChannel>();
   #peer: PeerId | undefined;
   #leg: LegHandle | undefined;
+  /** The peer that this client has proven to it that it may jump to. */
+  #jump: { readonly peer: PeerId; readonly name: string; readonly proof: JumpProof } | undefined;
   #refusal = NO_FORWARDING;
   #attempts = 0;
   #sessions = 0;
@@ -71,7 +77,17 @@ export class SshConnection {
       if (this.#sessions >= MAX_SESSIONS) reject();
       else this.#session(accept());
     });
+    connection.on("request", (accept, reject, name, info) => {
+      const isDoor = name === "tcpip-forward" && info.bindAddr === JUMP_ADDRESS && info.bindPort === JUMP_PORT;
+      if (!isDoor || this.#peer === undefined || this.#leg === undefined) return reject?.();
+      options.jumps.register(this.#peer, connection);
+      accept?.();
+    });
     connection.on("tcpip", (accept, reject, { destIP, destPort }) => {
+      if (this.#jump !== undefined) {
+        void this.#openJump(accept, reject, destIP, destPort);
+        return;
+      }
       const channel = this.#mayOpen(destIP, destPort) ? accept() : undefined;
       if (channel === undefined) reject();
       else this.#openChannel(destIP.slice(0, -RELAY_DOMAIN.length) as PeerId, channel);
@@ -85,7 +101,7 @@ export class SshConnection {
   }
 
   get isLoggedIn(): boolean {
-    return this.#peer !== undefined;
+    return this.#peer !== undefined || this.#jump !== undefined;
   }
 
   /** Called now and then. */
@@ -99,7 +115,8 @@ export class SshConnection {
 
   /** An agent that is no member any more may not stay, even if it has no leg. */
   applyRules(): void {
-    if (this.#peer !== undefined && !this.#options.isMember(this.#peer)) this.end();
+    const peer = this.#peer ?? this.#jump?.peer;
+    if (peer !== undefined && !this.#options.isMember(peer)) this.end();
   }
 
   end(): void {
@@ -113,6 +130,7 @@ export class SshConnection {
     this.#isOver = true;
     this.#leg?.closed();
     this.#leg = undefined;
+    if (this.#peer !== undefined) this.#options.jumps.unregister(this.#peer, this.#connection);
     this.#channels.clear();
   }
 
@@ -133,9 +151,11 @@ export class SshConnection {
       },
       this.#options.isMember,
     );
-    if (decision === "refused") {
-      context.reject(["publickey"]);
-      if (++this.#attempts >= MAX_LOGIN_ATTEMPTS) this.end();
+    if (decision === "refused" || (decision === "sign" && !isPeerId(context.username))) {
+      const peer = key === undefined ? undefined : this.#options.peerOfName(context.username.toLowerCase());
+      if (key !== undefined && peer !== undefined) void this.#loginToJump(key, peer);
+      else if (decision === "sign") context.accept();
+      else this.#refuseLogin(context);
       return;
     }
     context.accept();
@@ -143,6 +163,57 @@ export class SshConnection {
     this.#peer = decision;
     // An agent is a leg from the start; a person with the agent's key must not replace it by looking in.
     if (decision === context.username) this.#ensureLeg(decision);
+  }
+
+  #refuseLogin(context: AuthContext): void {
+    context.reject(["publickey"]);
+    if (++this.#attempts >= MAX_LOGIN_ATTEMPTS) this.end();
+  }
+
+  /** The name of a peer as the user: its agent decides whether this key may jump to it. */
+  async #loginToJump(context: PublicKeyAuthContext, peer: PeerId): Promise<void> {
+    const name = context.username.toLowerCase();
+    const { signature, blob, hashAlgo } = context as PublicKeyAuthContext & { readonly hashAlgo?: string };
+    const proof =
+      signature === undefined || blob === undefined
+        ? undefined
+        : { signed: blob.toString("base64"), signature: signature.toString("base64"), hash: hashAlgo ?? null };
+    const answer = await this.#options.jumps.ask(
+      peer,
+      name,
+      proof === undefined ? { ask: "key", key: context.key.data.toString("base64") } : { ask: "login", ...proof },
+    );
+    if (this.#isOver) return;
+    if (!answer.ok) {
+      this.#refuseLogin(context);
+      return;
+    }
+    if (proof !== undefined) this.#jump = { peer, name, proof };
+    context.accept();
+  }
+
+  async #openJump(accept: () => ServerChannel, reject: () => void, host: string, port: number): Promise<void> {
+    const { peer, name, proof } = this.#jump ?? {};
+    const target = host.toLowerCase().replace(/\.mesh$/, "");
+    if (peer === undefined || name === undefined || proof === undefined || target !== name) {
+      this.#refusal = `This login is for "${name ?? ""}" only; to reach "${target}", run: ssh -J ${target}@... ${target}`;
+      return reject();
+    }
+    const answer = await this.#options.jumps.ask(peer, name, { ask: "open", port, ...proof });
+    if (!answer.ok) {
+      this.#refusal = answer.reason;
+      return reject();
+    }
+    if (this.#isOver) {
+      answer.channel.destroy();
+      return;
+    }
+    const client = accept();
+    client.on("error", () => client.destroy());
+    // Each direction ends by itself, and a connection that is gone takes the other one along.
+    client.on("close", () => answer.channel.close());
+    answer.channel.on("close", () => client.close());
+    client.pipe(answer.channel).pipe(client);
   }
 
   #ensureLeg(peer: PeerId): LegHandle {

@@ -13,6 +13,7 @@ import { SourceLimits, sourceOf, TokenBucket } from "../limits.ts";
 import type { Log } from "../log.ts";
 import type { RelayService } from "../relay/relay_service.ts";
 import type { HostKey } from "./host_key.ts";
+import { JumpBoard } from "./jump_board.ts";
 import { REKEY_AFTER_BYTES, SshConnection } from "./ssh_connection.ts";
 
 /** Key exchange and login, over a slow line too. */
@@ -51,6 +52,8 @@ export interface SshServerOptions {
   readonly relay: RelayService;
   readonly log: Log;
   readonly isMember: (peer: PeerId) => boolean;
+  /** An approved peer by its name. */
+  readonly peerOfName: (name: string) => PeerId | undefined;
   readonly rekeyAfterBytes?: number;
 }
 
@@ -59,6 +62,7 @@ export async function openSshServer(options: SshServerOptions): Promise<SshServe
   const guard = new ConnectionGuard(LOGIN_TIMEOUT_MS);
   const all = new TokenBucket(CONNECTION_RATE, now());
   const perSource = new SourceLimits(SOURCE_RATE, MAX_SOURCES);
+  const jumps = new JumpBoard();
   const sockets = new Map<ClientKey, Socket>();
   const connections = new Map<ClientKey, SshConnection>();
 
@@ -93,6 +97,8 @@ export async function openSshServer(options: SshServerOptions): Promise<SshServe
         {
           relay: options.relay,
           isMember: options.isMember,
+          peerOfName: options.peerOfName,
+          jumps,
           rekeyAfterBytes: options.rekeyAfterBytes ?? REKEY_AFTER_BYTES,
         },
         () => guard.release(client),

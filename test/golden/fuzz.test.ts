@@ -8,6 +8,7 @@ import { describe, expect, test } from "vitest";
 import { answerQuery } from "../../agent/dns/answerer.ts";
 import { Zone } from "../../agent/dns/zone.ts";
 import { decodeBenchRequest, decodeBenchTotal } from "../../agent/overlay/bench_message.ts";
+import { readSignedLogin } from "../../agent/driver/jump/signed_login.ts";
 import { unpackAddress } from "../../shared/address.ts";
 import { utf8 } from "../../shared/bytes.ts";
 import { HandshakeGuard } from "../../shared/session/handshake_guard.ts";
@@ -75,6 +76,7 @@ const DECODERS: Readonly<Record<string, (bytes: Uint8Array) => unknown>> = {
   answerQuery: (bytes) => answerQuery(bytes, zone),
   decodeBenchRequest,
   decodeBenchTotal,
+  readSignedLogin,
   decodeHandshake,
   handshakeMacs,
   decodeControl,

@@ -85,6 +85,7 @@ export class RelayWorld {
       relay: world.relay,
       log: quiet,
       isMember: (peer) => world.members.has(peer),
+      peerOfName: () => undefined,
       ...options,
     });
     world.#closers.push(
