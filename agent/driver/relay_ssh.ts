@@ -15,7 +15,9 @@ import type { RelayEvents } from "./relay_socket.ts";
 
 /** Bun's crypto has no ChaCha20-Poly1305, which ssh2 would otherwise offer first. */
 const CIPHERS = ["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"] as const;
-const OPEN_TIMEOUT_MS = 8000;
+const OPEN_TIMEOUT_MS = 10_000;
+/** Where packets to the port are dropped, trying anew finds out sooner that they pass than TCP's own, ever rarer, repetitions. */
+const CONNECT_TIMEOUT_MS = 2500;
 const KEEPALIVE_MS = 15_000;
 const KEEPALIVE_MISSES = 2;
 /** Frames of one peer that wait for its channel to open or to drain; the oldest go first. */
@@ -55,7 +57,9 @@ export class RelaySsh {
     jumpDoor?: JumpDoor,
   ) {
     this.#events = events;
+    const connecting = setTimeout(() => this.close(), CONNECT_TIMEOUT_MS);
     this.#client
+      .on("connect", () => clearTimeout(connecting))
       .on("ready", () => {
         this.#isUp = true;
         for (const peer of this.#channels.keys()) this.#openChannel(peer);
@@ -67,7 +71,10 @@ export class RelaySsh {
         if (jumpDoor === undefined) reject();
         else jumpDoor.handle(accept());
       })
-      .on("close", () => this.close())
+      .on("close", () => {
+        clearTimeout(connecting);
+        this.close();
+      })
       // What went wrong is of no use to anybody: `close` follows, and the ladder has another rung.
       .on("error", () => this.close());
     this.#client.connect({
@@ -124,7 +131,8 @@ export class RelaySsh {
     this.#isClosed = true;
     this.#isUp = false;
     this.#channels.clear();
-    this.#client.end();
+    // `end` alone waits for a connection that may never come.
+    this.#client.destroy();
     queueMicrotask(() => this.#events.onState(false));
   }
 

@@ -12,6 +12,10 @@ import { RelaySsh, type SshEndpoint } from "./relay_ssh.ts";
 
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
+/** While a peer in use would have a better path by it: PRODUCT.md allows five seconds until that is taken. */
+const MAX_WANTED_RETRY_MS = 1500;
+/** So often it is looked whether somebody wants it, while it waits for longer. */
+const WANTED_POLL_MS = 1000;
 /** Frames that the data path has already sealed for a channel get this long to leave by it. */
 const CLOSE_DELAY_MS = 250;
 
@@ -25,6 +29,8 @@ export interface RelaysOptions {
   readonly jumpDoor: JumpDoor | undefined;
   /** Asks signalling for a token; it comes back by `handleToken`. */
   readonly requestToken: () => void;
+  /** Would a peer in use get a path, or a better one, by this connection? */
+  readonly isWanted: (kind: RelayLeg) => boolean;
   readonly onState: (kind: RelayLeg, isUp: boolean) => void;
   readonly onFrames: (kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]) => void;
 }
@@ -136,6 +142,14 @@ export class Relays {
     }
   }
 
+  #wait(kind: RelayLeg, leftMs: number): void {
+    const waitMs = Math.min(leftMs, this.#options.isWanted(kind) ? MAX_WANTED_RETRY_MS : WANTED_POLL_MS);
+    this.#retries[kind].timer = setTimeout(() => {
+      if (leftMs <= waitMs || this.#options.isWanted(kind)) this.#connect(kind);
+      else this.#wait(kind, leftMs - waitMs);
+    }, waitMs);
+  }
+
   #onState(kind: RelayLeg, isUp: boolean): void {
     const retry = this.#retries[kind];
     if (isUp) retry.waitMs = FIRST_RETRY_MS;
@@ -144,7 +158,7 @@ export class Relays {
       else this.#socket = undefined;
       if (!this.#isStopped) {
         clearTimeout(retry.timer);
-        retry.timer = setTimeout(() => this.#connect(kind), retry.waitMs * (0.5 + Math.random()));
+        this.#wait(kind, retry.waitMs * (0.5 + Math.random()));
         retry.waitMs = Math.min(retry.waitMs * 2, MAX_RETRY_MS);
       }
     }

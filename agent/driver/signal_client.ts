@@ -22,7 +22,7 @@ export const SIGNAL_PATH = "/v1/signal";
 
 /** Retries: the first soon, since most outages are a restart; jittered, so that a thousand agents do not come at once. */
 const FIRST_RETRY_MS = 250;
-const MAX_RETRY_MS = 8000;
+const MAX_RETRY_MS = 3500;
 /** Opening the WebSocket and the handshake inside it. */
 const OPEN_TIMEOUT_MS = 8000;
 /** The coordinator asks for our clock every ten seconds: silence for longer than two of these means that the connection is dead. */

@@ -131,6 +131,15 @@ export class Node {
     this.#settle(now);
   }
 
+  /** Would a peer in use get a path, or a better one, by this connection of ours? */
+  wantsRelay(kind: RelayLeg, now: Instant): boolean {
+    return [...this.#book.values()].some((peer) => {
+      const { route } = peer;
+      if (!isInUse(peer, now) || route?.kind === "direct") return false;
+      return route === undefined || (kind === "ssh" && route.legs.local === "websocket");
+    });
+  }
+
   /** Where frames of this peer that came in on a relay belong: the `from` for the data path. Undefined: nobody we listen to. */
   relaySource(id: PeerId): Uint8Array | undefined {
     const peer = this.#book.get(id);

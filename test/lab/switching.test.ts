@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
-import { type MeshAgent, startMesh, transferFile } from "./mesh.ts";
+import { type MeshAgent, startAgent, startCoordinator, startMesh, transferFile } from "./mesh.ts";
 import { sleep, withFlow } from "./numbered_flow.ts";
 
 describe("planned switches under 1000 packets a second", () => {
@@ -169,6 +169,29 @@ describe("a firewall that opens", () => {
       });
       console.log(JSON.stringify({ sent, ...account }));
       expect([sent - account.received, account.duplicated, account.reordered]).toEqual([0, 0, 0]);
+    });
+  });
+
+  test("for TCP port 2222 brings SSH in the place of the WebSocket, with nothing lost", async () => {
+    await withLab({ sites: [{ nat: "tcp443only" }, { nat: "fullcone" }] }, async (lab) => {
+      const coordinator = await startCoordinator(lab, { listen: ["http://0.0.0.0:443"] });
+      const key = await coordinator.createKey({ reusable: true });
+      const [one, two] = await Promise.all(
+        lab.hosts.map(async (host) => startAgent(lab, host, { name: host.role, url: coordinator.url, key })),
+      );
+      if (one === undefined || two === undefined) throw new Error("Two agents expected");
+      expect(await one.wait(`peer=${two.name}`, 10)).toBe(0);
+      expect((await one.peer(two.name)).path?.kind).toBe("websocket");
+      const { account, lost } = await withFlow(one, two, 9, async () => {
+        await sleep(2500);
+        await lab.site(1).setNat("udpblocked");
+        const openedAt = performance.now();
+        const moved = await one.events.next("path_changed", { accept: ({ to }) => to === "ssh", timeoutMs: 15_000 });
+        console.log(`by SSH ${(moved.at - openedAt).toFixed(0)} ms after its port opened`);
+        expect(moved.at - openedAt).toBeLessThan(2 * 5000);
+      });
+      console.log(`lost ${lost}, ${JSON.stringify(account)}`);
+      expect([lost, account.duplicated, account.reordered]).toEqual([0, 0, 0]);
     });
   });
 });
