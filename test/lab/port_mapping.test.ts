@@ -3,6 +3,7 @@
  * nothing is left behind.
  */
 import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
 import { bothDirect, type MeshAgent, netcheckWithoutAgent, startAgent, startCoordinator, startPair } from "./mesh.ts";
@@ -10,6 +11,7 @@ import { MINIUPNPD, Miniupnpd, type MiniupnpdOptions } from "./miniupnpd.ts";
 import { sleep } from "./numbered_flow.ts";
 import type { SiteNat } from "./topology.ts";
 
+const HOSTILE_ROUTER = fileURLToPath(new URL("hostile_router.ts", import.meta.url));
 const isMissing = !existsSync(MINIUPNPD);
 const title = isMissing ? `port mapping (skipped: ${MINIUPNPD} is not installed)` : "port mapping";
 
@@ -64,6 +66,8 @@ describe.skipIf(isMissing)(title, () => {
     await withLab({ sites: [{ nat: "symmetric" }, { nat: "symmetric" }] }, async (lab) => {
       const { one, two } = await startPair(lab);
       expect(await one.wait(`direct=${two.name}`, 5)).toBe(7);
+      // The remedy that `why` names, applied.
+      expect((await one.peer(two.name)).why).toMatch(/UPnP on either router would make a direct path possible/);
       await Miniupnpd.start(lab, lab.site(1), options);
       const startedAt = performance.now();
       await bothDirect(one, two);
@@ -111,6 +115,28 @@ describe.skipIf(isMissing)(title, () => {
       expect((await one.command(["why", two.name])).stdout).toContain(note);
     });
   });
+
+  test.each(["endless", "bomb", "redirect"])(
+    "a hostile router (%s) gets nothing out of the agent, and does not stop it",
+    async (mode) => {
+      await withLab({ sites: [{ nat: "portrestricted" }, { nat: "portrestricted" }] }, async (lab) => {
+        const { router, lan } = lab.site(1);
+        if (router === undefined || lan === undefined) throw new Error("A router expected");
+        const hostile = router.spawn([process.execPath, HOSTILE_ROUTER, lan.gateway, mode]);
+        await hostile.waitFor("ready", ({ text }) => (text === "ready" ? true : undefined), 3000);
+        const { one, two } = await startPair(lab);
+        await bothDirect(one, two);
+        expect((await one.netcheck()).portMapping).toMatchObject({ upnp: false, address: null });
+        expect(hostile.lines.some(({ text }) => text.startsWith("fetched"))).toBe(true);
+        // It has named another machine as the place of its description, and sent us on to it.
+        const flows = await router.execChecked(["conntrack", "-L", "-p", "tcp", "--dport", "9"]);
+        expect(flows.trim()).toBe("");
+        const stoppedAt = performance.now();
+        expect(await one.stop()).toBe(0);
+        expect(performance.now() - stoppedAt).toBeLessThan(2000);
+      });
+    },
+  );
 
   test("--no-port-mapping leaves the router alone", async () => {
     await withLab({ sites: [{ nat: "symmetric" }, { nat: "symmetric" }] }, async (lab) => {
