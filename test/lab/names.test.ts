@@ -83,6 +83,21 @@ describe("without systemd-resolved", () => {
     });
   });
 
+  test("a name never leads to an address that this machine reaches in another network", async () => {
+    await withLab(SITES, async (lab) => {
+      const { host, lan } = lab.site(1);
+      await host.execChecked(["ip", "route", "add", "100.64.0.0/10", "via", lan?.gateway ?? ""]);
+      const { world, one, two } = await pairIn(lab, false);
+      const { meshIPv6 } = (await two.status()).self;
+      await installed(one, "hosts file");
+      expect(await world.lookup("h2-1.mesh", "ahostsv6")).toMatch(new RegExp(`^${meshIPv6} `));
+      expect(world.hosts).not.toMatch(/^100\./m);
+      expect((await namesOf(one)).server).toBe((await one.status()).self.meshIPv6);
+      expect(await one.stop()).toBe(0);
+      expect(world.hosts).toBe(world.hostsAtFirst);
+    });
+  });
+
   test("in a network namespace that shares the machine's files, nothing is installed; the resolver itself answers", async () => {
     const hosts = readFileSync("/etc/hosts", "utf8");
     await withLab(SITES, async (lab) => {

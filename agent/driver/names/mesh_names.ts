@@ -9,6 +9,8 @@ import type { Log } from "../../log.ts";
 import type { NamesStatus } from "../../local/contract.ts";
 import { MESH_DOMAIN, type Member, Zone } from "../../dns/zone.ts";
 import { systemReason } from "../../state/user_error.ts";
+import { Netlink } from "../linux/netlink.ts";
+import { coverageOf } from "../linux/routing.ts";
 import { DnsSockets } from "./dns_sockets.ts";
 import { HostsFile, isHostsFileOurs } from "./hosts_file.ts";
 import { installInResolved, isResolvedHere, removeFromResolved, updateResolvedDomains } from "./resolved.ts";
@@ -42,6 +44,8 @@ export class MeshNames {
   readonly #log: Log;
   readonly #hosts = new HostsFile();
   #zone = new Zone([]);
+  /** Members and device at the last update. */
+  #seen = "";
   #sockets: DnsSockets | undefined;
   #state: State;
   #stopListening = (): void => {};
@@ -96,8 +100,16 @@ export class MeshNames {
     const self = this.#source.self();
     const device = this.#source.device();
     if (self === undefined || device === undefined) return;
-    this.#zone = new Zone([self, ...this.#source.peers()]);
+    const members = [self, ...this.#source.peers()].map(({ name, meshIPv4, meshIPv6 }) => ({
+      name,
+      meshIPv4,
+      meshIPv6,
+    }));
+    const seen = JSON.stringify([device, members]);
+    if (seen === this.#seen) return;
+    this.#seen = seen;
     try {
+      this.#zone = new Zone(reachable(members, device));
       if (this.#state.state === "none") this.#state = await this.#install(self, device);
       else if (this.#state.state === "resolved") await this.#updateResolved(device);
       else if (this.#state.state === "hosts") this.#updateHosts();
@@ -173,6 +185,27 @@ export class MeshNames {
 
   get #members(): string {
     return JSON.stringify(this.#zone.members);
+  }
+}
+
+/**
+ * Without the addresses that this machine reaches in another way (mesh_routes.ts): a name must not lead to whoever has that address in the
+ * other network.
+ */
+function reachable(members: readonly Member[], device: string): readonly Member[] {
+  const netlink = new Netlink();
+  try {
+    const index = netlink.linkIndex(device);
+    const snapshot = netlink.snapshot();
+    const unlessCovered = (ip: string | undefined): string | undefined =>
+      ip === undefined || coverageOf(snapshot, ip, index) !== undefined ? undefined : ip;
+    return members.map(({ name, meshIPv4, meshIPv6 }) => ({
+      name,
+      meshIPv4: unlessCovered(meshIPv4),
+      meshIPv6: unlessCovered(meshIPv6),
+    }));
+  } finally {
+    netlink.close();
   }
 }
 
