@@ -573,7 +573,7 @@ export class DataPlane implements Plane {
       this.#queueRelay(path, bytes, now);
       return;
     }
-    const errno = this.#io.transmit(path.leg, path.to, bytes);
+    const errno = this.#io.transmit(path.leg, path.to, bytes, path.hops);
     if (errno === 0) return;
     this.#drop("send failed");
     if (peer === undefined || (peer.sendFailedAt !== undefined && now - peer.sendFailedAt < SEND_FAILED_INTERVAL_MS)) {

@@ -21,7 +21,12 @@ export const FIRST_RELAY_LEG = 1_000_000;
 export interface PathRef {
   readonly leg: Leg;
   readonly to: Uint8Array;
+  /** Routers that the packet may pass, on IPv4: it is to open our own NAT and not to arrive. Default: as many as it takes. */
+  readonly hops?: number;
 }
+
+export const pathRef = (leg: Leg, to: Uint8Array, hops: number | undefined): PathRef =>
+  hops === undefined ? { leg, to } : { leg, to, hops };
 
 export type PlaneCommand =
   /** Installs an epoch. It receives at once; it sends once `active`, which is at once for the side that initiated (PROTOCOL.md, "Epochs"). */
@@ -136,8 +141,8 @@ export type PlaneReport =
 
 /** What the data path needs of the world. Bytes are borrowed: valid only during the call. */
 export interface PlaneIo {
-  /** Sends one datagram on a UDP leg. Returns 0 or the errno. */
-  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array): number;
+  /** Sends one datagram on a UDP leg, past so many routers at most. Returns 0 or the errno. */
+  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array, hops?: number): number;
   /** Hands one IP packet to the machine's network stack (TUN). */
   deliver(packet: Uint8Array): void;
   report(report: PlaneReport): void;

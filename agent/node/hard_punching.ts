@@ -15,10 +15,12 @@ import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { nextOf } from "../path/port_allocation.ts";
 import { guessPorts } from "../path/port_guess.ts";
 import { MIN_PUNCH_CHANCE, planPunch, type PunchPlan } from "../path/punch_plan.ts";
+import { PRIMER_HOPS } from "../path/primer.ts";
 import { TargetPauses } from "../path/target_pauses.ts";
 import { Volley } from "../path/volley.ts";
 import type { NodeOptions } from "./contract.ts";
 import type { Gathering } from "./gathering.ts";
+import { pathRef } from "../data/plane.ts";
 import { DATA_LEG_IPV4, LAST_PUNCH_LEG } from "./legs.ts";
 import type { Outbox } from "./outbox.ts";
 import { isInUse, type Peer, wishOf } from "./peer.ts";
@@ -220,6 +222,8 @@ export class HardPunching {
       dataLeg: DATA_LEG_IPV4,
       firstLeg: this.#lastLeg,
       guess: guessPorts(remote, plan.role === "meet" ? theirs.sockets : undefined, () => this.#randomU32() / 2 ** 32),
+      // What spreads opens our NAT and need not arrive; should ours be deeper in the network than that, the next attempt finds it.
+      hops: plan.role === "spread" && peer.punches.failed % 2 === 0 ? PRIMER_HOPS : undefined,
       firstTransaction: this.#randomU32(),
       now,
     });
@@ -247,9 +251,9 @@ export class HardPunching {
       if (action.type === "open_leg") {
         this.#outbox.push({ type: "open_leg", leg: action.leg, family: 4 });
       } else {
-        const { leg, to, transaction } = action;
+        const { leg, to, transaction, hops } = action;
         const probe = { type: "probe", transaction, round: peer.paths.round, answered: false } as const;
-        this.#outbox.sendControl(peer, { leg, to }, probe);
+        this.#outbox.sendControl(peer, pathRef(leg, to, hops), probe);
       }
     }
   }

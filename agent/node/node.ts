@@ -14,7 +14,7 @@ import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signa
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
-import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport } from "../data/plane.ts";
+import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
@@ -175,7 +175,7 @@ export class Node {
         peer.paths.setAttested(message.attested, now);
         // The peer wants a path for a session that we no longer have.
         if (!peer.session.isEstablished) this.#handshakes.initiate(peer, now);
-        peer.paths.schedule(message.round, message.fireAt as Instant);
+        peer.paths.schedule(message.round, message.fireAt as Instant, now);
         break;
       }
       // The driver answers clock requests itself, since they are about its clock; the others are for it as well.
@@ -696,7 +696,7 @@ export class Node {
     for (let action = peer.paths.poll(); action !== undefined; action = peer.paths.poll()) {
       switch (action.type) {
         case "send":
-          this.#outbox.sendControl(peer, { leg: action.leg, to: action.to }, action.message, action.isLarge);
+          this.#outbox.sendControl(peer, pathRef(action.leg, action.to, action.hops), action.message, action.isLarge);
           break;
         case "selected":
           this.#traffic.updateRoute(peer, action.reason, now);

@@ -21,6 +21,7 @@ import type { Pair, PairOrigin } from "./pair.ts";
 import { PairTable, score } from "./pair_table.ts";
 import { PathWatch, usualAnswerMs } from "./path_watch.ts";
 import { PROVING_GAP_MS, Stability } from "./stability.ts";
+import { PRIMER_HOPS } from "./primer.ts";
 import { RemoteAddresses } from "./remote_addresses.ts";
 import { UntrustedProbes } from "./untrusted_probes.ts";
 import type { Volley } from "./volley.ts";
@@ -54,6 +55,8 @@ export type PathAction =
       readonly message: ControlMessage;
       /** As large as the largest packet of the overlay. */
       readonly isLarge: boolean;
+      /** Routers that it may pass; undefined: all. */
+      readonly hops: number | undefined;
     }
   /** The pair that carries data from here on; undefined: none works. */
   | { readonly type: "selected"; readonly pair: Pair | undefined; readonly reason: string }
@@ -240,10 +243,14 @@ export class PeerPaths {
    * Fire at this instant, together with the peer. The round may be lower than ours: the side that asked for it may have missed some
    * while it had no coordinator, and the peer fires whatever we think of the number.
    */
-  schedule(round: number, fireAt: Instant): void {
+  schedule(round: number, fireAt: Instant, now: Instant): void {
     if (!this.#isEnabled) return;
     this.#round = Math.max(this.#round, round);
     this.#scheduled = { round, fireAt };
+    for (const pair of fireAt > now ? this.pairs() : []) {
+      const isPrimed = pair.isTrusted && !pair.isLocal && !pair.isValid && !isIPv6(pair.remote.ip);
+      if (isPrimed && this.#mayProbe(pair, now)) this.#probe(pair, now, PRIMER_HOPS);
+    }
   }
 
   /** Probe every pair now, without waiting for the peer: after a change that may have broken or opened something. */
@@ -520,18 +527,18 @@ export class PeerPaths {
     return this.#options.budget.take(remote.ip, now) || this.#extraLegs.volley?.takeExtra(remote.ip) === true;
   }
 
-  #probe(pair: Pair, now: Instant): void {
+  #probe(pair: Pair, now: Instant, hops?: number): void {
     const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
     const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
     pair.onProbeSent(transaction, now);
     pair.isProvingLarge = pair.needsLarge || (pair === this.#selected && this.#watch.wantsLarge(now));
     if (!pair.isTrusted) this.#untrustedProbes.add(pair.remote);
     const message = { type: "probe", transaction, round: this.#round, answered: pair.isValid } as const;
-    this.#send(pair, message, pair.isProvingLarge);
+    this.#send(pair, message, pair.isProvingLarge, hops);
   }
 
-  #send(pair: Pair, message: ControlMessage, isLarge = false): void {
-    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message, isLarge });
+  #send(pair: Pair, message: ControlMessage, isLarge = false, hops?: number): void {
+    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message, isLarge, hops });
   }
 
   #requestAt(): Instant | undefined {

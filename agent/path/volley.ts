@@ -22,7 +22,13 @@ const EXTRA_PACKETS = 200;
 
 export type VolleyAction =
   | { readonly type: "open_leg"; readonly leg: Leg }
-  | { readonly type: "probe"; readonly leg: Leg; readonly to: Uint8Array; readonly transaction: number };
+  | {
+      readonly type: "probe";
+      readonly leg: Leg;
+      readonly to: Uint8Array;
+      readonly transaction: number;
+      readonly hops: number | undefined;
+    };
 
 export interface VolleyOptions {
   readonly plan: PunchPlan;
@@ -32,6 +38,8 @@ export interface VolleyOptions {
   /** This leg and those after it are free. */
   readonly firstLeg: Leg;
   readonly guess: PortGuess;
+  /** Routers that its packets may pass (primer.ts); undefined: all. */
+  readonly hops: number | undefined;
   /** The transaction of the first probe; the others follow. */
   readonly firstTransaction: number;
   readonly now: Instant;
@@ -117,14 +125,14 @@ export class Volley {
   }
 
   #sendNext(now: Instant): void {
-    const { plan, target, guess, firstTransaction } = this.#options;
+    const { plan, target, guess, firstTransaction, hops } = this.#options;
     const index = this.packetsSent;
     const socket = plan.role === "guess" ? 0 : index % plan.sockets;
     const port = plan.role === "spread" ? target.port : guess(socket, index);
     const transaction = (firstTransaction + index) >>> 0;
     const leg = plan.role === "guess" ? this.#options.dataLeg : this.#leg(socket);
     this.#sentAt.push(now);
-    this.#actions.push({ type: "probe", leg, to: packAddress({ ip: target.ip, port }), transaction });
+    this.#actions.push({ type: "probe", leg, to: packAddress({ ip: target.ip, port }), transaction, hops });
   }
 
   /** Opened when it is first needed, so that sockets and mappings appear at the planned rate. */

@@ -49,6 +49,8 @@ export interface LabOptions {
   readonly roundTripMs?: number;
   /** Frames lost on the internet segment, each way. Asks for the wire. */
   readonly lossPercent?: number;
+  /** Routers between any two public addresses, as far as a packet's time to live can tell. Asks for the wire. */
+  readonly hops?: number;
   /** Native IPv6 at every site that does not say otherwise; default false. */
   readonly ipv6?: boolean;
 }
@@ -139,12 +141,17 @@ export class Lab {
       ),
     );
     if (this.#wire !== undefined) {
-      await this.setWire({ roundTripMs: this.#options.roundTripMs ?? 0, lossPercent: this.#options.lossPercent ?? 0 });
+      const { roundTripMs = 0, lossPercent = 0, hops = 0 } = this.#options;
+      await this.setWire({ roundTripMs, lossPercent, hops });
     }
   }
 
   /** Changes delay or loss of the internet segment; returns once frames are treated so. Only in a lab that has the wire. */
-  async setWire(change: { readonly roundTripMs?: number; readonly lossPercent?: number }): Promise<void> {
+  async setWire(change: {
+    readonly roundTripMs?: number;
+    readonly lossPercent?: number;
+    readonly hops?: number;
+  }): Promise<void> {
     const wire = this.#wire;
     if (wire === undefined) throw new Error("This lab has a bridge: ask createLab for roundTripMs or lossPercent");
     const since = wire.lines.length;
@@ -153,6 +160,7 @@ export class Lab {
         // A frame passes two ports on each of the two ways.
         ...(change.roundTripMs === undefined ? {} : { delayMs: change.roundTripMs / 4 }),
         ...(change.lossPercent === undefined ? {} : { lossPercent: change.lossPercent }),
+        ...(change.hops === undefined ? {} : { hops: change.hops }),
       })}\n`,
     );
     await wire.waitFor(
@@ -197,7 +205,8 @@ export class Lab {
 
   /** Gives every machine of the segment its `wan`. */
   async #connectSegment(machines: readonly Machine[]): Promise<void> {
-    if (this.#options.roundTripMs === undefined && this.#options.lossPercent === undefined) {
+    const { roundTripMs, lossPercent, hops } = this.#options;
+    if (roundTripMs === undefined && lossPercent === undefined && hops === undefined) {
       const internet = this.internet.namespace;
       await runChecked(["ip", "-batch", "-"], {
         input: machines

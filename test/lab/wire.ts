@@ -3,7 +3,7 @@
  *
  * Usage, inside the lab's `internet` namespace: `bun wire.ts PORT...`; each PORT becomes a TAP device that the lab then moves to where
  * it belongs, while the file descriptor stays here. Prints `ready` once all exist. Standard input takes one JSON object a line,
- * `{"delayMs": 12.5, "lossPercent": 1}`, and its end is the end of the wire, so that it never outlives the lab.
+ * `{"delayMs": 12.5, "lossPercent": 1, "hops": 5}`, and its end is the end of the wire, so that it never outlives the lab.
  *
  * Every frame waits `delayMs` at the port where it comes in and again where it goes out. Both waits are one entry in a queue sorted by
  * due time, and order is kept: a frame never overtakes an earlier one, also when the delay is lowered. One ppoll(2) sleeps until a
@@ -60,6 +60,8 @@ let tail = 0;
 
 let delayMs = 0;
 let lossPercent = 0;
+/** Routers that this wire stands for: so much less time to live has each IPv4 packet, and one that has none left is gone. */
+let hops = 0;
 /** MAC address, as a number, to the port behind which it was last seen. */
 const portOf = new Map<number, number>();
 
@@ -69,6 +71,20 @@ const macAt = (offset: number): number => {
   return mac;
 };
 
+/** What `hops` routers do to an IPv4 packet (RFC 1812 §5.3.1); false when it does not survive. Other frames pass. */
+function ageIPv4(offset: number): boolean {
+  if (memory[offset + 12] !== 0x08 || memory[offset + 13] !== 0x00) return true;
+  const ttl = memory[offset + 22] ?? 0;
+  if (ttl <= hops) return false;
+  memory[offset + 22] = ttl - hops;
+  // RFC 1624: the header's sum is smaller by the same, so its complement is larger.
+  const sum = ((memory[offset + 24] ?? 0) << 8) + (memory[offset + 25] ?? 0) + (hops << 8);
+  const folded = (sum & 0xffff) + (sum >>> 16);
+  memory[offset + 24] = folded >>> 8;
+  memory[offset + 25] = folded & 0xff;
+  return true;
+}
+
 function takeIn(port: number, fd: number): void {
   for (let count = 0; count < BURST && tail - head < SLOTS; count += 1) {
     const slot = tail % SLOTS;
@@ -76,6 +92,7 @@ function takeIn(port: number, fd: number): void {
     if (length < 14) return;
     portOf.set(macAt(slot * SLOT_BYTES + 6), port);
     if (lossPercent > 0 && Math.random() * 100 < lossPercent) continue;
+    if (hops > 0 && !ageIPv4(slot * SLOT_BYTES)) continue;
     frameBytes[slot] = length;
     ingress[slot] = port;
     const before = tail > head ? (dueAt[(tail - 1) % SLOTS] ?? 0) : 0;
@@ -122,7 +139,8 @@ function takeCommands(): void {
   const parts = (inputRest + new TextDecoder().decode(inputBuffer.subarray(0, length))).split("\n");
   inputRest = parts.pop() ?? "";
   for (const part of parts) {
-    const command = JSON.parse(part) as { delayMs?: number; lossPercent?: number };
+    const command = JSON.parse(part) as { delayMs?: number; lossPercent?: number; hops?: number };
+    hops = command.hops ?? hops;
     delayMs = command.delayMs ?? delayMs;
     lossPercent = command.lossPercent ?? lossPercent;
     // Whoever changes the wire waits for this line, so that a test knows when the change holds.

@@ -52,7 +52,7 @@ export class PollEngine implements Engine {
     this.#poll = new PollSet<Source>(mailbox.wakeFd, { kind: "wake" });
     const report = (report: Report): void => this.#reports.push(report);
     const io: PlaneIo = {
-      transmit: (leg, to, bytes) => this.#legs.get(leg)?.send(to, bytes) ?? EBADF,
+      transmit: (leg, to, bytes, hops) => this.#legs.get(leg)?.send(to, bytes, hops) ?? EBADF,
       deliver: (packet) => {
         if (this.#tun === undefined || this.#tun.write(packet) !== 0) this.#tunWriteErrors++;
       },

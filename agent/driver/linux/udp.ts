@@ -15,6 +15,9 @@ import { type AddressFamily, decodeSockaddr, encodeSockaddr, SOCKADDR_BYTES } fr
  */
 const SOCKET_BUFFER_BYTES = 4 * 1024 * 1024;
 
+/** ip(7): the system's default time to live again. */
+const DEFAULT_HOPS = -1;
+
 export interface UdpSocketOptions {
   readonly family: AddressFamily;
   /** Canonical ip to bind to. Default: any address of the family. */
@@ -76,8 +79,24 @@ export class UdpSocket {
     }
   }
 
-  /** Sends one datagram to a packed address. Returns 0 or the error number, EAGAIN when the send buffer is full. */
-  send(to: Uint8Array, bytes: Uint8Array): number {
+  /**
+   * Sends one datagram to a packed address. Returns 0 or the error number, EAGAIN when the send buffer is full.
+   *
+   * @param hops the packet's time to live, on IPv4; default the system's
+   */
+  send(to: Uint8Array, bytes: Uint8Array, hops?: number): number {
+    if (hops === undefined || this.family !== 4) return this.#sendNow(to, bytes);
+    this.#setHops(hops);
+    const errno = this.#sendNow(to, bytes);
+    this.#setHops(DEFAULT_HOPS);
+    return errno;
+  }
+
+  #setHops(hops: number): void {
+    this.#libc.setsockopt(this.fd, c.IPPROTO_IP, c.IP_TTL, Int32Array.of(hops), 4);
+  }
+
+  #sendNow(to: Uint8Array, bytes: Uint8Array): number {
     const length = encodeSockaddr(to, this.family, this.#sockaddr);
     if (length === 0) return EAFNOSUPPORT;
     const sent = this.#libc.sendto(this.fd, bytes, bytes.length, c.MSG_DONTWAIT, this.#sockaddr, length);

@@ -28,6 +28,9 @@ const EBADF = 9;
 const EAGAIN = 11;
 const EIO = 5;
 
+/** What systems begin with; there is no way to ask for the default. */
+const DEFAULT_HOPS = 64;
+
 type Socket = Bun.udp.Socket<"uint8array">;
 
 export class PortableEngine implements Engine {
@@ -55,7 +58,7 @@ export class PortableEngine implements Engine {
     };
     this.#plane = new GuardedPlane(
       options.createPlane({
-        transmit: (leg, to, bytes) => this.#transmit(leg, to, bytes),
+        transmit: (leg, to, bytes, hops) => this.#transmit(leg, to, bytes, hops),
         deliver: () => {
           this.#tunWriteErrors++;
         },
@@ -167,14 +170,17 @@ export class PortableEngine implements Engine {
     this.#arm();
   }
 
-  #transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array): number {
+  #transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array, hops: number | undefined): number {
     const socket = this.#legs.get(leg)?.socket;
     if (socket === undefined) return EBADF;
     const { ip, port } = this.#unpack(to);
     try {
+      if (hops !== undefined) socket.setTTL(hops);
       return socket.send(bytes, port, ip) ? 0 : EAGAIN;
     } catch (error) {
       return describe(error).errno || EIO;
+    } finally {
+      if (hops !== undefined) socket.setTTL(DEFAULT_HOPS);
     }
   }
 

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from "vitest";
 import { EADDRINUSE, EAFNOSUPPORT, EAGAIN, EMSGSIZE } from "../../../../agent/driver/linux/errno.ts";
-import { libcUnavailable } from "../../../../agent/driver/linux/libc.ts";
+import { IP_TTL, IPPROTO_IP, libc, libcUnavailable } from "../../../../agent/driver/linux/libc.ts";
 import { SystemError, UdpSocket, type UdpSocketOptions } from "../../../../agent/driver/linux/udp.ts";
 import { packAddress, unpackAddress } from "../../../../shared/address.ts";
 
@@ -28,6 +28,19 @@ describe.runIf(unavailable === undefined)("a UDP socket by libc", () => {
     expect([...buffer.subarray(0, 3)]).toEqual([1, 2, 3]);
     expect(unpackAddress(from)).toEqual(a.local);
     expect(b.receive(buffer, from)).toBe(-EAGAIN);
+  });
+
+  test("with few hops a datagram still reaches a neighbour, and the next has all of them again", () => {
+    const a = open({ family: 4, address: "127.0.0.1", port: 0 });
+    const ttl = (): number => {
+      const value = new Int32Array(1);
+      libc().getsockopt(a.fd, IPPROTO_IP, IP_TTL, value, Uint32Array.of(4));
+      return value[0] ?? 0;
+    };
+    const before = ttl();
+    expect(a.send(packAddress(a.local), Uint8Array.of(7), 4)).toBe(0);
+    expect(a.receive(new Uint8Array(16), new Uint8Array(18))).toBe(1);
+    expect(ttl()).toBe(before);
   });
 
   test("an empty datagram is a datagram", () => {

@@ -15,6 +15,7 @@ export interface Sent {
   readonly transaction: number;
   readonly answered: boolean;
   readonly isLarge: boolean;
+  readonly hops: number | undefined;
 }
 
 export interface BenchOptions {
@@ -67,7 +68,7 @@ export class Bench {
 
   /** Both fire now. */
   fire(round = 1): void {
-    this.paths.schedule(round, this.now);
+    this.paths.schedule(round, this.now, this.now);
     this.paths.handleTimeout(this.now);
     this.#drain();
   }
@@ -141,6 +142,7 @@ export class Bench {
           transaction,
           answered,
           isLarge: action.isLarge,
+          hops: action.hops,
         });
         break;
       }

@@ -26,7 +26,8 @@ describe("a round", () => {
   test("probes all pairs at the instant that was named, the LAN first, and says that it has fired", () => {
     const bench = new Bench();
     bench.candidates([OTHER, PUBLIC, LAN], [PUBLIC]);
-    bench.paths.schedule(3, instant(250));
+    bench.do((paths, now) => paths.schedule(3, instant(250), now));
+    bench.sent.length = 0;
     bench.pass(249);
     expect(bench.sent).toEqual([]);
     bench.pass(1);
@@ -36,6 +37,15 @@ describe("a round", () => {
       [OTHER.ip, 250],
     ]);
     expect(bench.fired).toEqual([{ round: 3, at: 250 }]);
+  });
+
+  test("is preceded by a primer that opens our own router and dies on the way, for attested IPv4 addresses only", () => {
+    const bench = new Bench();
+    bench.candidates([OTHER, PUBLIC, LAN], [PUBLIC]);
+    bench.do((paths, now) => paths.schedule(3, instant(250), now));
+    expect(bench.sent.map(({ to, at, hops }) => [to.ip, at, hops])).toEqual([[PUBLIC.ip, 0, 4]]);
+    bench.pass(300);
+    expect(bench.sent.slice(1).every(({ hops }) => hops === undefined)).toBe(true);
   });
 
   test("repeats probes early and then ever more slowly", () => {
