@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { parse, TomlError, type TomlTable, type TomlValue } from "smol-toml";
 import { readIfPresent } from "../state/atomic_file.ts";
 import { type Account, stateDirOf } from "../state/state_dir.ts";
-import { EXIT, UserError } from "../state/user_error.ts";
+import { EXIT, systemCode, UserError } from "../state/user_error.ts";
 
 export const SYSTEM_CONFIG_FILE = "/etc/tunnelmesh/agent.toml";
 
@@ -73,9 +73,20 @@ export function findConfigFile(
   }
   const isSystems = account.uid === 0 && choice.stateDir === undefined;
   return (
-    readConfigFile(join(stateDirOf(choice.stateDir, account), "agent.toml")) ??
-    (isSystems ? readConfigFile(SYSTEM_CONFIG_FILE) : undefined)
+    readIfAllowed(join(stateDirOf(choice.stateDir, account), "agent.toml")) ??
+    (isSystems ? readIfAllowed(SYSTEM_CONFIG_FILE) : undefined)
   );
+}
+
+/** A file that nobody named, in a directory that is not ours: whoever needs the directory says better what is wrong. */
+function readIfAllowed(path: string): ConfigFile | undefined {
+  try {
+    return readConfigFile(path);
+  } catch (error) {
+    const code = error instanceof UserError ? systemCode(error.cause) : undefined;
+    if (code === "EACCES" || code === "EPERM" || code === "ENOTDIR") return undefined;
+    throw error;
+  }
 }
 
 function readConfigFile(path: string): ConfigFile | undefined {

@@ -135,6 +135,13 @@ describe("which file it is", () => {
     expect(findConfigFile({ config: path }, account("/h"))?.isPrivate).toBe(true);
   });
 
+  test("none, where the state directory is somebody else's or is none: the command itself says that better", () => {
+    const stateDir = join(scratchDir(), "file");
+    writeFileSync(stateDir, "");
+    expect(findConfigFile({ stateDir }, account("/h"))).toBeUndefined();
+    expect(() => findConfigFile({ config: join(stateDir, "x") }, account("/h"))).toThrow(UserError);
+  });
+
   test("else agent.toml in the state directory, given or the account's own; none is fine", () => {
     const home = scratchDir();
     expect(findConfigFile({}, account(home))).toBeUndefined();
