@@ -2,7 +2,7 @@
  * The signalling hub: who is connected, who may be, what each is told about the others, and what one may send another.
  *
  * A machine (`handle`, `poll`, `deadline`): the driver in signalling_server.ts gives it WebSocket messages and the time, the
- * simulator does the same in virtual time. It decides by the rules of registry/ (who is let in), clock.ts and punch_schedule.ts
+ * simulator does the same in virtual time. It decides by the rules of registry/ (who is let in), clock.ts and punches.ts
  * (when to fire), observations.ts (what is attested).
  *
  * Everything that a client can grow has a cap: connections before approval, bytes before authentication, messages a second after
@@ -34,7 +34,7 @@ import { advertised, type Reachable } from "./advertised.ts";
 import { AgentClock } from "./clock.ts";
 import { Observations } from "./observations.ts";
 import { PeerList } from "./peer_list.ts";
-import { PunchSchedule } from "./punch_schedule.ts";
+import { Punches } from "./punches.ts";
 import { RelayTokens } from "./relay_tokens.ts";
 
 /** Chosen by the driver, never used again. */
@@ -108,9 +108,6 @@ const TOKEN_RATE = { perSecond: 2, burst: 20 };
 const PUNCH_RATE = { perSecond: 20, burst: 40 };
 
 const OBSERVED_DELAY_MS = 20;
-/** A punch waits this long for the first clock sample of an agent that has just joined. */
-const CLOCK_WAIT_MS = 2000;
-const MAX_WAITING_PUNCHES = 1000;
 
 const CLOSE_NORMAL = 1000;
 const CLOSE_POLICY = 1008;
@@ -149,24 +146,16 @@ interface Connection {
   stage: Stage;
 }
 
-interface WaitingPunch {
-  readonly from: PeerId;
-  readonly to: PeerId;
-  readonly round: number;
-  readonly until: Instant;
-}
-
 export class Hub {
   readonly #options: HubOptions;
   readonly #actions: HubAction[] = [];
   readonly #connections = new Map<ConnectionId, Connection>();
   readonly #online = new Map<PeerId, Connection>();
   readonly #tokens = new Map<string, PeerId>();
-  readonly #schedule = new PunchSchedule();
+  readonly #punches: Punches;
   readonly #relayTokens: RelayTokens;
   readonly #peers: PeerList;
   #blocks: Map<PeerId, Set<PeerId>>;
-  #waitingPunches: WaitingPunch[] = [];
   /** The earliest of all connections' deadlines, or earlier: a wake-up too many does no harm. */
   #wakeAt: Instant | undefined;
   #handshakes: TokenBucket | undefined;
@@ -178,6 +167,13 @@ export class Hub {
     this.#peers = new PeerList(options.store.peers("approved"), (id) => this.#online.has(id));
     this.#blocks = options.store.blocks();
     this.#relayTokens = new RelayTokens(options.random);
+    this.#punches = new Punches({
+      sides: (a, b) => this.#sides(a, b),
+      tell: (to, message) => {
+        const connection = this.#online.get(to);
+        if (connection !== undefined) this.#send(connection, message);
+      },
+    });
   }
 
   /** Asked before a WebSocket is accepted at all. */
@@ -415,15 +411,10 @@ export class Hub {
       }
       case "punch_request":
         if (!agent.punches.take(now) || this.#reach(agent.id, message.peer) === undefined) this.#dropped++;
-        else
-          this.#punch(
-            { from: agent.id, to: message.peer, round: message.round, until: after(now, CLOCK_WAIT_MS) },
-            now,
-          );
+        else this.#punches.request(agent.id, message.peer, message.round, now);
         return;
       case "punch_fired": {
-        const firedAt = agent.clock.toCoordinator(message.firedAt);
-        const skewMs = this.#schedule.fired(agent.id, message.peer, message.round, firedAt);
+        const skewMs = this.#punches.fired(agent, message.peer, message.round, message.firedAt);
         if (skewMs === undefined) return;
         const peers = [this.#nameOf(message.peer), this.#nameOf(agent.id)] as const;
         this.#actions.push({ type: "event", event: { event: "punch_signalled", peers, round: message.round, skewMs } });
@@ -458,37 +449,14 @@ export class Hub {
       agentReceivedAt: message.receivedAt,
       agentSentAt: message.sentAt,
     });
-    const waiting = this.#waitingPunches.filter(({ from, to }) => from === agent.id || to === agent.id);
-    if (waiting.length === 0) return;
-    this.#waitingPunches = this.#waitingPunches.filter((punch) => !waiting.includes(punch));
-    for (const punch of waiting) this.#punch(punch, now);
+    this.#punches.onClockSample(agent.id, now);
   }
 
-  #punch(punch: WaitingPunch, now: Instant): void {
-    const sides = [this.#reach(punch.to, punch.from), this.#reach(punch.from, punch.to)] as const;
-    const agents = sides.map((side) => (side?.stage.name === "joined" ? side.stage.agent : undefined));
-    const [a, b] = agents;
-    if (a === undefined || b === undefined || now >= punch.until) return;
-    if (!a.clock.isKnown || !b.clock.isKnown) {
-      if (this.#waitingPunches.length >= MAX_WAITING_PUNCHES) this.#waitingPunches.shift();
-      this.#waitingPunches.push(punch);
-      return;
-    }
-    const fireAt = this.#schedule.schedule(a.id, b.id, punch.round, [a.clock, b.clock], now);
-    if (fireAt === undefined) return;
-    for (const [agent, other, side] of [
-      [a, b, sides[0]],
-      [b, a, sides[1]],
-    ] as const) {
-      if (side === undefined) continue;
-      this.#send(side, {
-        type: "punch",
-        peer: other.id,
-        round: punch.round,
-        fireAt: agent.clock.toAgent(fireAt),
-        attested: other.observations.addresses(now),
-      });
-    }
+  /** The two agents of a punch, if each may reach the other. */
+  #sides(a: PeerId, b: PeerId): readonly [Agent, Agent] | undefined {
+    const one = this.#reach(b, a)?.stage;
+    const other = this.#reach(a, b)?.stage;
+    return one?.name === "joined" && other?.name === "joined" ? [one.agent, other.agent] : undefined;
   }
 
   #block(id: PeerId, peers: readonly PeerId[]): void {
@@ -543,7 +511,7 @@ export class Hub {
     if (this.#peers.dueAt !== undefined && this.#peers.dueAt <= now) this.#sendChangedPeers(now);
     if (this.#wakeAt === undefined || this.#wakeAt > now) return;
     this.#wakeAt = undefined;
-    this.#waitingPunches = this.#waitingPunches.filter((punch) => punch.until > now);
+    this.#punches.onTime(now);
     for (const connection of this.#connections.values()) {
       const due = this.#onConnectionTime(connection, now);
       if (due !== undefined) this.#wake(due);
