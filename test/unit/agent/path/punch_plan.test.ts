@@ -1,0 +1,102 @@
+import { describe, expect, test } from "vitest";
+import {
+  MAX_PUNCH_PER_SECOND,
+  MAX_PUNCH_PROBES,
+  MAX_PUNCH_SOCKETS,
+  planPunch,
+} from "../../../../agent/path/punch_plan.ts";
+import { type NatReport, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
+import { SeededRandom } from "../../../sim/random.ts";
+
+const exact = { filtering: "address-and-port-dependent", certain: true } as const;
+const CONE: NatReport = { ...UNKNOWN_NAT, ...exact, mapping: "endpoint-independent", allocation: "preserving" };
+const FULL_CONE: NatReport = { ...CONE, filtering: "endpoint-independent" };
+const symmetric = (more: Partial<NatReport> = {}): NatReport => ({
+  ...CONE,
+  mapping: "address-and-port-dependent",
+  allocation: "random",
+  ...more,
+});
+const block = (size: number): NatReport =>
+  symmetric({ allocation: "block", ports: { first: 40_000, last: 40_000 + size - 1, stride: 0 } });
+const COUNTER = symmetric({ allocation: "sequential", ports: { first: 5000, last: 5000, stride: 1 } });
+
+describe("when", () => {
+  test.each<[string, NatReport, NatReport]>([
+    ["plain opening can do", CONE, CONE],
+    ["plain opening can do with a symmetric NAT too", symmetric(), FULL_CONE],
+    ["nothing is known of one side", UNKNOWN_NAT, symmetric()],
+    ["discovery here has not ended", symmetric({ filtering: undefined, allocation: undefined }), CONE],
+    ["discovery there has not ended", CONE, symmetric({ filtering: undefined, allocation: undefined })],
+    ["UDP is blocked", { ...UNKNOWN_NAT, udpBlocked: true }, symmetric()],
+  ])("none where %s", (_, a, b) => {
+    expect(planPunch(a, b)).toBeUndefined();
+    expect(planPunch(b, a)).toBeUndefined();
+  });
+});
+
+describe("roles", () => {
+  test("the symmetric side spreads, the other guesses, with the same numbers on both sides", () => {
+    for (const hard of [symmetric(), block(512), COUNTER]) {
+      const [there, here] = [planPunch(CONE, hard), planPunch(hard, CONE)];
+      expect([there?.role, here?.role]).toEqual(["guess", "spread"]);
+      expect({ ...there, role: "" }).toEqual({ ...here, role: "" });
+    }
+  });
+
+  test("two symmetric sides meet", () => {
+    expect(planPunch(block(256), COUNTER)).toMatchObject({ role: "meet" });
+    expect(planPunch(COUNTER, block(256))).toEqual(planPunch(block(256), COUNTER));
+  });
+});
+
+describe("the chance", () => {
+  test.each<[string, NatReport, NatReport, number, number]>([
+    ["all ports against a cone", CONE, symmetric(), 0.999, 1],
+    ["a block against a cone", CONE, block(1024), 0.999, 1],
+    ["a counter against a cone", CONE, COUNTER, 0.999, 1],
+    ["blocks of 1024", block(1024), block(1024), 0.999, 1],
+    ["blocks of 4096", block(4096), block(4096), 0.6, 0.63],
+    ["a block of 1024 and a counter", block(1024), COUNTER, 0.97, 0.99],
+    ["a block of 512 and all ports", block(512), symmetric(), 0.37, 0.4],
+    ["all ports on both sides", symmetric(), symmetric(), 0.003, 0.005],
+  ])("%s", (_, a, b, least, most) => {
+    const chance = planPunch(a, b)?.chance ?? Number.NaN;
+    expect(chance).toBeGreaterThanOrEqual(least);
+    expect(chance).toBeLessThanOrEqual(most);
+  });
+
+  test("of guessing is what throwing dice says", () => {
+    const random = new SeededRandom(1);
+    const plan = planPunch(CONE, block(2048));
+    if (plan === undefined) throw new Error("A plan expected");
+    // Fewer packets than planned, so that there is something to count.
+    const probes = 40;
+    const hits = Array.from({ length: 2000 }, () => {
+      const mapped = new Set(Array.from({ length: plan.sockets }, () => random.between(0, 2047)));
+      return Array.from({ length: probes }, () => random.between(0, 2047)).some((port) => mapped.has(port));
+    }).filter(Boolean).length;
+    expect(hits / 2000).toBeCloseTo(1 - Math.exp((-plan.sockets * probes) / 2048), 1);
+  });
+});
+
+test("no plan is larger than the caps, and a smaller range takes fewer packets", () => {
+  const nats = [CONE, symmetric(), COUNTER, ...[1, 2, 64, 256, 4096, 60_000].map(block)];
+  for (const a of nats) {
+    for (const b of nats) {
+      const plan = planPunch(a, b);
+      if (plan === undefined) continue;
+      expect(plan.sockets).toBeLessThanOrEqual(MAX_PUNCH_SOCKETS);
+      expect(plan.probes).toBeLessThanOrEqual(MAX_PUNCH_PROBES);
+      expect(plan.perSecond).toBeLessThanOrEqual(MAX_PUNCH_PER_SECOND);
+      expect(Math.min(plan.sockets, plan.probes)).toBeGreaterThan(0);
+    }
+  }
+  const effort = (hard: NatReport): number => {
+    const plan = planPunch(CONE, hard);
+    return (plan?.sockets ?? 0) + (plan?.probes ?? 0);
+  };
+  expect(effort(COUNTER)).toBeLessThan(effort(block(512)));
+  expect(effort(block(512))).toBeLessThan(effort(block(4096)));
+  expect(effort(block(4096))).toBeLessThan(effort(symmetric()));
+});
