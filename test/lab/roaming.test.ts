@@ -103,12 +103,13 @@ test("an interface that no path uses comes and goes, and disturbs nothing", asyn
       }
     });
     console.log(JSON.stringify({ sent, ...account }));
-    expect({ ...account, longestGapMs: 0 }).toEqual({
+    expect({ ...account, longestGapMs: 0, firstDelayMs: 0 }).toEqual({
       received: sent,
       highest: sent - 1,
       duplicated: 0,
       reordered: 0,
       longestGapMs: 0,
+      firstDelayMs: 0,
     });
     for (const agent of [one, two]) {
       const moves = agent.events.all("path_changed").filter(({ at }) => at > since);
