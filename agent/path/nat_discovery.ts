@@ -179,9 +179,13 @@ export class NatDiscovery {
     const mapping = this.#mapping();
     const filtering = this.#isComplete && answers.length > 0 ? this.#filtering() : undefined;
     const udpBlocked = this.#isComplete && answers.length === 0;
-    // Silence on the second address means nothing when the coordinator has no second address.
+    // Silence on the second address means nothing when the coordinator has no second address, and one answer shows no difference.
+    const isCompared = answers.length > 1 || this.#servers.length < 2;
     const certain =
-      this.#isComplete && answers.length > 0 && (this.#hasTwoAddresses() || filtering === "address-and-port-dependent");
+      this.#isComplete &&
+      answers.length > 0 &&
+      isCompared &&
+      (this.#hasTwoAddresses() || filtering === "address-and-port-dependent");
     const allocation = this.#isComplete ? this.#allocation() : undefined;
     return { publicAddresses, mapping, filtering, certain, allocation, udpBlocked, isComplete: this.#isComplete };
   }

@@ -76,6 +76,13 @@ describe("filtering, learned from silence on fresh sockets", () => {
     expect(run.sent.some(({ socket }) => socket === "filter-address")).toBe(false);
   });
 
+  test("one answer of several that were asked for is not certain: it shows no difference", () => {
+    const run = started(FOUR);
+    run.answer("data", FOUR[0] ?? server(1, 3478), mapped(1), 20);
+    run.at(2000);
+    expect(run.discovery.result()).toMatchObject({ isComplete: true, certain: false });
+  });
+
   test("with one coordinator address the strictest filter is certain all the same", () => {
     const one = FOUR.slice(0, 2);
     const run = started(one);
