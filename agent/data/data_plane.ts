@@ -47,6 +47,7 @@ import {
 } from "./plane.ts";
 import { Reassembly } from "./reassembly.ts";
 import { StreamInbox } from "./stream_inbox.ts";
+import { Turnaround } from "./turnaround.ts";
 
 /** RFC 8446 §5.5 stops AES-GCM at 2^24.5 full records for a comfortable margin; control is asked for new keys at 2^24. */
 const REKEY_AFTER_FRAMES = 2 ** 24;
@@ -118,6 +119,8 @@ export class DataPlane implements Plane {
   #relayDueAt: Instant | undefined;
   readonly #streams = new StreamInbox();
   #streamsDueAt: Instant | undefined;
+  readonly #turnaround: Turnaround;
+  readonly #rootless = new Set<PeerSlot>();
   #nextOrder = 0;
   #datagramSecond: Instant | undefined;
   #datagrams = 0;
@@ -125,6 +128,7 @@ export class DataPlane implements Plane {
   /** @param limits for tests of the rekey rules */
   constructor(io: PlaneIo, limits: { readonly rekeyAfterFrames?: number; readonly rejectAfterFrames?: number } = {}) {
     this.#io = io;
+    this.#turnaround = new Turnaround(io);
     this.#rekeyAfterFrames = limits.rekeyAfterFrames ?? REKEY_AFTER_FRAMES;
     this.#rejectAfterFrames = limits.rejectAfterFrames ?? REJECT_AFTER_FRAMES;
   }
@@ -169,6 +173,15 @@ export class DataPlane implements Plane {
         break;
       case "send_control":
         this.#sendControl(this.#peers.get(command.peer), command.path, command.body, now);
+        break;
+      case "set_rootless":
+        this.#setRootless(command.peer, command.isRootless);
+        break;
+      case "turn_listeners":
+        this.#turnaround.setListeners(command);
+        break;
+      case "turn":
+        this.#turnaround[command.verdict](command.flow);
         break;
       case "send_streams":
         this.#sendStreams(this.#peers.get(command.peer), command.batch, now);
@@ -227,6 +240,10 @@ export class DataPlane implements Plane {
       this.#drop("no such mesh address");
       return;
     }
+    if (this.#rootless.has(peer.slot)) {
+      this.#turnRound(peer, packet);
+      return;
+    }
     if (peer.active === undefined || peer.path === undefined) {
       if (peer.waiting.length >= MAX_WAITING_PACKETS) {
         peer.waiting.shift();
@@ -240,6 +257,24 @@ export class DataPlane implements Plane {
       return;
     }
     this.#sendPacket(peer, peer.active, peer.path, packet, now);
+  }
+
+  #setRootless(slot: PeerSlot, isRootless: boolean): void {
+    if (!isRootless) {
+      this.#rootless.delete(slot);
+      return;
+    }
+    this.#rootless.add(slot);
+    const peer = this.#peer(slot);
+    // What made us look for the peer in the first place.
+    for (const packet of peer.waiting.splice(0)) this.#turnRound(peer, packet);
+  }
+
+  #turnRound(peer: Peer, packet: Uint8Array): void {
+    const source = sourceKey(packet);
+    const isOwn = source !== undefined && this.#own?.has(source) === true;
+    const isTurned = isOwn && this.#turnaround.handle(peer.slot, packet, () => this.#io.deliver(packet));
+    if (!isTurned) this.#drop("not for a rootless peer");
   }
 
   handleTimeout(now: Instant): void {

@@ -60,6 +60,12 @@ export type PlaneCommand =
     }
   /** The mesh addresses (16 bytes each, IPv4-mapped for IPv4) that are this peer's: packets to them go there, packets from elsewhere are dropped. */
   | { readonly type: "set_peer"; readonly peer: PeerSlot; readonly addresses: readonly Uint8Array[] }
+  /** Has this peer a network device? Without one its packets are not sealed but turned round (turnaround.ts). */
+  | { readonly type: "set_rootless"; readonly peer: PeerSlot; readonly isRootless: boolean }
+  /** Where connections to rootless peers end: ports of our own mesh addresses. */
+  | { readonly type: "turn_listeners"; readonly ipv4: number | undefined; readonly ipv6: number | undefined }
+  /** What becomes of a `turned` connection: it is let through to the listener, refused by a reset, or over and forgotten. */
+  | { readonly type: "turn"; readonly flow: number; readonly verdict: "admit" | "refuse" | "drop" }
   /** Our own mesh addresses: what peers send to any other address is dropped, so that nobody uses this machine as a router. */
   | { readonly type: "set_self"; readonly addresses: readonly Uint8Array[] }
   | { readonly type: "remove_peer"; readonly peer: PeerSlot }
@@ -102,6 +108,15 @@ export type PlaneReport =
     }
   /** Authenticated stream frames of one peer, in the order in which they came (shared/batch.ts). */
   | { readonly type: "stream_frames"; readonly peer: PeerSlot; readonly batch: Uint8Array; readonly at: Instant }
+  /** A program here connects to this port of a rootless peer; the listener will see it come from the peer's address and port `alias`. */
+  | {
+      readonly type: "turned";
+      readonly peer: PeerSlot;
+      readonly flow: number;
+      readonly port: number;
+      readonly alias: number;
+      readonly family: 4 | 6;
+    }
   /** First authenticated frame of any type under an epoch that is not active yet: the peer has the keys. */
   | { readonly type: "epoch_confirmed"; readonly peer: PeerSlot; readonly localIndex: number; readonly at: Instant }
   /** An IP packet wants to go to a peer without an active epoch or a path. At most one each second per peer. */

@@ -12,6 +12,7 @@ import { type CoordinatorMessage, type Hello, PROTOCOL_VERSION, type RelayLeg } 
 import type { Instant } from "../../shared/time.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type { AgentConfig } from "../cli/config.ts";
+import type { PlaneCommand } from "../data/plane.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../node/contract.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, RELAY_LEGS } from "../node/legs.ts";
 import { Node } from "../node/node.ts";
@@ -27,10 +28,10 @@ import { MeshRoutes } from "./mesh_routes.ts";
 import { PortMapper } from "./port_mapper.ts";
 import { REFUSAL_EXIT } from "./refusal_exit.ts";
 import { Relays } from "./relays.ts";
-import type { StreamDriver } from "./streams/stream_driver.ts";
+import type { Streams } from "./streams/streams.ts";
 import type { EchoResult, SelfView } from "./self_view.ts";
 import { killsOthers, SignalClient } from "./signal_client.ts";
-import { usableAddresses } from "./usable_addresses.ts";
+import { isLoopbackUrl, usableAddresses } from "./usable_addresses.ts";
 
 /** Without netlink, addresses are looked up this often; with it, this is only the flush of what may be written late. */
 const HOUSEKEEPING_MS = 5000;
@@ -48,7 +49,7 @@ export class MeshAgent {
   /** Undefined when the router is not to be asked. */
   readonly portMapper: PortMapper | undefined;
   /** Set once the streams are there (streams/streams.ts). */
-  streams: StreamDriver | undefined;
+  streams: Streams | undefined;
   readonly #worker: DataWorkerHost;
   readonly #signal: SignalClient;
   readonly #relays: Relays;
@@ -258,6 +259,7 @@ export class MeshAgent {
     }
     this.#worker.send({ type: "watch_network" });
     this.#step((now) => {
+      if (this.config.tun === "off") this.node.handleRootless(true, now);
       this.node.handleDataLegs(this.#ports.ipv4, this.#ports.ipv6, now);
       this.node.handleInterfaces(this.#interfaces(), now);
     });
@@ -302,6 +304,7 @@ export class MeshAgent {
           : "no answer from the data worker";
     if (problem === undefined) return;
     if (tun === "on") throw new UserError(EXIT.failed, problem);
+    this.#step((now) => this.node.handleRootless(true, now));
     log.info(`Running without a TUN device: ${problem}`);
   }
 
@@ -315,6 +318,7 @@ export class MeshAgent {
       return error instanceof Error ? error.message : String(error);
     }
     this.#self = { ...this.#self, tun: name };
+    this.#step((now) => this.node.handleRootless(false, now));
     for (const addresses of this.#routed.values()) this.#routes.add(addresses);
     return undefined;
   }
@@ -424,9 +428,9 @@ export class MeshAgent {
     }
   }
 
-  sendStreams(id: PeerId, batch: Uint8Array): void {
-    const peer = this.node.slotOf(id);
-    if (peer !== undefined) this.#worker.send({ type: "send_streams", peer, batch });
+  /** For the streams, whose machines live beside the node. */
+  sendPlane(command: Extract<PlaneCommand, { type: "turn" | "turn_listeners" | "send_streams" }>): void {
+    this.#worker.send(command);
   }
 
   /** The way into the data path is short: only who sent them is looked up. */
@@ -506,6 +510,7 @@ export class MeshAgent {
         if (report.code === "lost") {
           this.config.log.error(`The TUN device was taken away: ${report.message}`);
           this.#self = { ...this.#self, tun: undefined };
+          this.#step((now) => this.node.handleRootless(true, now));
         }
         break;
       case "network_changed":
@@ -514,9 +519,10 @@ export class MeshAgent {
       case "plane_failed":
         this.config.log.error(`Bug in the data path: ${report.message}`, { suppressed: report.suppressed });
         break;
-      case "stream_frames": {
+      case "stream_frames":
+      case "turned": {
         const peer = this.node.peerOfSlot(report.peer);
-        if (peer !== undefined) this.streams?.handleFrames(peer, report.batch);
+        if (peer !== undefined) this.streams?.handleReport(peer, report);
         break;
       }
       case "engine_failed":
@@ -638,10 +644,4 @@ export class MeshAgent {
     const port = remoteIp.includes(":") ? this.#ports.ipv6 : this.#ports.ipv4;
     return ip === undefined || port === undefined ? undefined : formatTransportAddress({ ip, port });
   }
-}
-
-/** A coordinator on this very machine: then loopback addresses are paths like any other. */
-function isLoopbackUrl(url: string): boolean {
-  const { hostname } = new URL(url);
-  return hostname === "localhost" || hostname === "[::1]" || hostname.startsWith("127.");
 }

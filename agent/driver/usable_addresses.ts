@@ -27,3 +27,9 @@ export function usableAddresses(isOwnMeshAddress: (ip: string) => boolean, withL
     .slice(0, MAX_ADDRESSES)
     .map(({ ip, prefix }) => ({ ip, prefixLength: prefix }));
 }
+
+/** A coordinator on this very machine: then loopback addresses are paths like any other. */
+export function isLoopbackUrl(url: string): boolean {
+  const { hostname } = new URL(url);
+  return hostname === "localhost" || hostname === "[::1]" || hostname.startsWith("127.");
+}

@@ -100,9 +100,16 @@ export class Gathering {
   readonly #reports = new Map<string, TransportAddress>();
   #announced = "";
   #signature = "";
+  #isRootless = false;
 
   constructor(random: (bytes: number) => Uint8Array) {
     this.#random = random;
+  }
+
+  /** Whether this machine has no network device, which peers have to know. */
+  setRootless(isRootless: boolean): void {
+    this.#isRootless = isRootless;
+    this.#noteChange();
   }
 
   /** The data sockets, once they are open; undefined for a family that this machine does not have. */
@@ -231,7 +238,8 @@ export class Gathering {
     const seen = reported.map((address): WireCandidate => ({ kind: "server-reflexive", address }));
     const candidates = [...reflexive, ...mapped, ...seen, ...hosts].slice(0, MAX_CANDIDATES);
     // A list with hosts replaces one without, although nothing else has changed.
-    return { generation: this.#generation * 2 + (withHosts ? 1 : 0), nat: this.natReport(), candidates };
+    const generation = this.#generation * 2 + (withHosts ? 1 : 0);
+    return { generation, nat: this.natReport(), candidates, ...(this.#isRootless ? { isRootless: true } : {}) };
   }
 
   natReport(): NatReport {
@@ -484,8 +492,8 @@ export class Gathering {
   }
 
   #noteChange(): void {
-    const { candidates, nat } = this.candidates(true);
-    const signature = JSON.stringify([candidates, nat]);
+    const { candidates, nat, isRootless } = this.candidates(true);
+    const signature = JSON.stringify([candidates, nat, isRootless]);
     if (signature === this.#signature) return;
     this.#signature = signature;
     this.#generation++;

@@ -143,8 +143,18 @@ export class Handshakes {
     if (way === undefined && (path === undefined || peer.handshakesSent > 1)) this.#outbox.signalTo(peer, bytes);
   }
 
+  /** What a peer says of itself; an older list than the one that is known changes nothing. */
+  applyList(peer: Peer, list: CandidateList, now: Instant): void {
+    if (!peer.paths.setRemote(list, now)) return;
+    peer.nat = list.nat;
+    const isRootless = list.isRootless === true;
+    if (peer.isRootless === isRootless) return;
+    peer.isRootless = isRootless;
+    this.#outbox.plane({ type: "set_rootless", peer: peer.slot, isRootless });
+  }
+
   #onEstablished(peer: Peer, initiator: boolean, list: CandidateList, way: PathRef | undefined, now: Instant): void {
-    if (peer.paths.setRemote(list, now)) peer.nat = list.nat;
+    this.applyList(peer, list, now);
     // The peer has opened it for a reason: it is not let go again before that shows.
     if (isIdle(peer, now)) peer.usedAt = now;
     peer.paths.setEnabled(true, now);

@@ -111,6 +111,12 @@ export class Node {
     this.#settle(now);
   }
 
+  /** This machine has no network device, or has one now. */
+  handleRootless(isRootless: boolean, now: Instant): void {
+    this.#gathering.setRootless(isRootless);
+    this.#settle(now);
+  }
+
   handleSignalState(connected: boolean, now: Instant): void {
     this.#outbox.connected = connected;
     this.#gathering.setConnected(connected);
@@ -232,6 +238,7 @@ export class Node {
       case "send_failed":
       // For the streams; the driver hands them on.
       case "stream_frames":
+      case "turned":
         break;
       case "counters":
         for (const counters of report.peers) {
@@ -587,7 +594,7 @@ export class Node {
         break;
       }
       case "candidates":
-        if (peer.paths.setRemote(message.list, now)) peer.nat = message.list.nat;
+        this.#handshakes.applyList(peer, message.list, now);
         this.#news.confirm(peer, { leg: report.leg, to: report.from });
         break;
       case "wish":

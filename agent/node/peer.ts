@@ -41,6 +41,8 @@ export interface Peer {
   usedAt: Instant | undefined;
   /** The NAT behind which the peer says it is. */
   nat: NatReport | undefined;
+  /** It has no network device: it takes streams only. */
+  isRootless: boolean;
   /** What it knows of us. */
   told: Told;
   selectedAtUnixMs: number | undefined;

@@ -76,6 +76,7 @@ export class PeerBook {
       trust: "blocked",
       usedAt: undefined,
       nat: undefined,
+      isRootless: false,
       told: nothingTold(),
       selectedAtUnixMs: undefined,
       handshakesSent: 0,

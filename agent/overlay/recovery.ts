@@ -25,6 +25,16 @@ const MAX_PROBE_INTERVAL_MS = 2000;
 const PROBES = 2;
 /** Frames taken for lost that are remembered, in case they arrive after all. */
 const MAX_REMEMBERED_LOST = 4096;
+/**
+ * Losses without a queue say nothing about congestion: they are those of radio links, and halving the rate does not help. A queue shows in the
+ * round trip: by so much, or by a quarter of its least. Above this share of frames something drops on purpose, with no queue to see.
+ */
+const QUEUE_MS = 8;
+const QUEUE_SHARE = 0.25;
+const RANDOM_LOSS_SHARE = 0.06;
+/** Frames over which the share is taken; the older half fades. */
+const LOSS_FRAMES = 400;
+
 const REMEMBER_LOST_PERIODS = 3;
 
 export interface SentFrame<Record> {
@@ -47,6 +57,9 @@ interface Generation {
   reducedUpTo: number;
   /** Of those, the ones that have not arrived after all. */
   lostInReduction: number;
+  /** Frames that came to an end lately, and those of them that were lost. */
+  ended: number;
+  lost: number;
 }
 
 export interface RecoveryEvents<Record> {
@@ -199,6 +212,7 @@ export class Recovery<Record> {
         if (frame === undefined) continue;
         this.#sent.delete(number);
         frame.generation.inFlight -= frame.bytes;
+        countEnd(frame.generation, false);
         frame.generation.largestAcked = Math.max(frame.generation.largestAcked, number);
         acked.push(frame);
       }
@@ -250,16 +264,17 @@ export class Recovery<Record> {
       this.losses++;
       this.#sent.delete(frame.number);
       frame.generation.inFlight -= frame.bytes;
+      countEnd(frame.generation, true);
       this.#lost.set(frame.number, { frame, at: now });
       if (frame.generation === current) {
         oldest ??= frame.sentAt;
         newest = frame.sentAt;
-        if (frame.number > current.reducedUpTo) {
+        if (frame.number > current.reducedUpTo && !isRandomLoss(current)) {
           current.cubic.handleCongestion();
           current.reducedUpTo = this.#newest;
           current.lostInReduction = 0;
         }
-        current.lostInReduction++;
+        if (frame.number <= current.reducedUpTo) current.lostInReduction++;
       }
       for (const record of frame.records) this.#events.handleLost(record);
     }
@@ -297,6 +312,22 @@ export class Recovery<Record> {
   }
 }
 
+function countEnd(generation: Generation, isLost: boolean): void {
+  generation.ended++;
+  if (isLost) generation.lost++;
+  if (generation.ended < LOSS_FRAMES) return;
+  generation.ended /= 2;
+  generation.lost /= 2;
+}
+
+/** Is a loss on this path no sign of congestion? */
+function isRandomLoss({ rtt, ended, lost }: Generation): boolean {
+  const queueMs = rtt.smoothedMs - rtt.minimumMs;
+  if (queueMs > Math.max(QUEUE_MS, QUEUE_SHARE * rtt.minimumMs)) return false;
+  // A few frames more, so that the first loss of all is not a share of one.
+  return lost <= RANDOM_LOSS_SHARE * (ended + LOSS_FRAMES / 8);
+}
+
 function createGeneration(expectedMs: number | undefined, segmentBytes: number, startBytes: number): Generation {
   return {
     rtt: new RoundTrip(expectedMs),
@@ -308,5 +339,7 @@ function createGeneration(expectedMs: number | undefined, segmentBytes: number, 
     timeThreshold: TIME_THRESHOLD,
     reducedUpTo: -1,
     lostInReduction: 0,
+    ended: 0,
+    lost: 0,
   };
 }

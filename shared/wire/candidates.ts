@@ -39,6 +39,7 @@ const ALLOCATIONS: readonly (Allocation | undefined)[] = [undefined, "preserving
 const FLAG_UDP_BLOCKED = 1;
 const FLAG_CERTAIN = 2;
 const FLAG_PORTS = 4;
+const FLAG_ROOTLESS = 8;
 
 export const MAX_CANDIDATES = 24;
 
@@ -76,6 +77,8 @@ export const UNKNOWN_NAT: NatReport = {
 
 export interface CandidateList {
   readonly generation: number;
+  /** The agent has no network device: it takes streams, not packets. */
+  readonly isRootless?: boolean;
   readonly nat: NatReport;
   readonly candidates: readonly WireCandidate[];
 }
@@ -91,7 +94,8 @@ export function writeCandidates(writer: Writer, list: CandidateList): void {
     .u8(
       (nat.udpBlocked ? FLAG_UDP_BLOCKED : 0) |
         (nat.certain ? FLAG_CERTAIN : 0) |
-        (nat.ports === undefined ? 0 : FLAG_PORTS),
+        (nat.ports === undefined ? 0 : FLAG_PORTS) |
+        (list.isRootless === true ? FLAG_ROOTLESS : 0),
     )
     .u8(candidates.length);
   for (const { kind, address } of candidates) writer.u8(KINDS.indexOf(kind)).bytes(packAddress(address));
@@ -139,5 +143,6 @@ export function readCandidates(reader: Reader): CandidateList | undefined {
     udpBlocked: (flags & FLAG_UDP_BLOCKED) !== 0,
     certain: (flags & FLAG_CERTAIN) !== 0,
   };
-  return { generation, nat, candidates };
+  const isRootless = (flags & FLAG_ROOTLESS) !== 0;
+  return { generation, nat, candidates, ...(isRootless ? { isRootless } : {}) };
 }

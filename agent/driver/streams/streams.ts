@@ -4,6 +4,9 @@
  */
 import { randomInt } from "node:crypto";
 import { type BenchOptions, streamSocketPath } from "../../local/contract.ts";
+import type { PeerId } from "../../../shared/session/identity.ts";
+import type { PlaneReport } from "../../data/plane.ts";
+import type { NodeEvent } from "../../node/contract.ts";
 import type { MeshAgent } from "../mesh_agent.ts";
 import type { ForwardSpec, ListenSpec } from "../../state/forward_spec.ts";
 import type { BenchTotal } from "../../overlay/bench_message.ts";
@@ -16,12 +19,14 @@ import { startProxy } from "./proxy_port.ts";
 import { openStreamDoor, type StreamDoor } from "./stream_door.ts";
 import { StreamDriver } from "./stream_driver.ts";
 import type { Listening } from "./tcp_listener.ts";
+import { TurnedConnections } from "./turned_connections.ts";
 import { startUdpForward } from "./udp_forward.ts";
 
 export class Streams {
   readonly #agent: MeshAgent;
   readonly #peers: PeerStreams;
   readonly #flows: DatagramFlows;
+  readonly #turned: TurnedConnections;
   readonly #listening = new Set<Listening>();
   #door: StreamDoor | undefined;
 
@@ -30,7 +35,10 @@ export class Streams {
     const driver = new StreamDriver({
       now: () => agent.now(),
       newInstance: () => randomInt(1, 2 ** 32),
-      send: (peer, batch) => agent.sendStreams(peer, batch),
+      send: (peer, batch) => {
+        const slot = agent.node.slotOf(peer);
+        if (slot !== undefined) agent.sendPlane({ type: "send_streams", peer: slot, batch });
+      },
       use: (peer) => agent.use(peer),
     });
     this.#agent = agent;
@@ -42,7 +50,8 @@ export class Streams {
     serveExposedPorts({ driver, ...policy, log: config.log });
     serveBench(driver);
     this.#flows = new DatagramFlows(driver, (port) => exposedAddress(policy, port));
-    agent.streams = driver;
+    agent.streams = this;
+    this.#turned = new TurnedConnections(agent, driver);
   }
 
   /** Listens on everything that the command line asked for. Throws UserError 1 when something cannot be had. */
@@ -62,6 +71,15 @@ export class Streams {
       throw error;
     }
     return streams;
+  }
+
+  handleReport(peer: PeerId, report: Extract<PlaneReport, { type: "stream_frames" | "turned" }>): void {
+    if (report.type === "turned") this.#turned.handleTurned(peer, report);
+    else this.#peers.driver.handleFrames(peer, report.batch);
+  }
+
+  handleNodeEvent(event: NodeEvent): void {
+    this.#peers.driver.handleNodeEvent(event);
   }
 
   async forward(spec: ForwardSpec): Promise<Listening> {
@@ -92,6 +110,7 @@ export class Streams {
     this.#peers.driver.stop();
     for (const listening of this.#listening) listening.stop(true);
     this.#flows.stop();
+    this.#turned.stop();
   }
 
   #keep(listening: Listening): Listening {

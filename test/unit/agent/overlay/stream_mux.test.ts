@@ -168,6 +168,27 @@ describe("congestion", () => {
     expect(pair.problems).toEqual([]);
   });
 
+  test.each([1, 3])("%i %% of random loss at 40 ms leave most of 40 Mbit/s", (lossPercent) => {
+    const pair = new Pair(SEED, { delayMs: 20, rate: 5000, queueBytes: 200_000, lossPercent });
+    pair.left.sendTo(80, 60_000_000);
+    pair.run(2000);
+    const before = pair.right.total;
+    pair.run(5000);
+    expect((pair.right.total - before) / (5000 * 5000)).toBeGreaterThan(0.6);
+  });
+
+  test("a bottleneck that drops instead of queueing is found: it loses a few percent, not half", () => {
+    const pair = new Pair(SEED, { delayMs: 20, rate: 2500, queueBytes: 15_000 });
+    pair.left.sendTo(80, 60_000_000);
+    pair.run(3000);
+    const before = pair.left.mux.stats;
+    const bytes = pair.right.total;
+    pair.run(5000);
+    const { losses, frames } = pair.left.mux.stats;
+    expect((losses - before.losses) / (frames - before.frames)).toBeLessThan(0.09);
+    expect((pair.right.total - bytes) / (5000 * 2500)).toBeGreaterThan(0.7);
+  });
+
   test("ten streams share it evenly", () => {
     const pair = new Pair(SEED, { delayMs: 20, rate: 6250, queueBytes: 250_000 });
     for (let i = 0; i < 10; i++) pair.left.sendTo(i, 30_000_000);

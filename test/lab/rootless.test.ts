@@ -1,0 +1,146 @@
+/**
+ * Machines without a network device among kernel NATs: programs of a machine with one reach their open ports by mesh address, and many downloads
+ * between two of them go on through switches and loss, every byte right. The path that carried them is asserted.
+ */
+import { describe, expect, test } from "vitest";
+import { withLab } from "./lab_case.ts";
+import { bothDirect, type MeshAgent, serving, startAgent, startCoordinator } from "./mesh.ts";
+import { sleep } from "./numbered_flow.ts";
+import type { Host, Lab } from "./topology.ts";
+
+const FILE_BYTES = 500_000;
+const SITES = [{ nat: "portrestricted" }, { nat: "fullcone" }] as const;
+
+describe("a program on a machine with a network device, to a rootless peer", () => {
+  test("reaches its open ports over IPv4 and IPv6, and is refused at the others", async () => {
+    await withLab({ sites: [...SITES] }, async (lab) => {
+      const [laptop, nas] = await pair(lab, [], ["--tun", "off", "--expose", "8000,9999"]);
+      const { meshIPv4, meshIPv6 } = (await nas.status()).self;
+      await serving(nas.host, "127.0.0.1", FILE_BYTES, async (port) => {
+        const sums = new Set<string>();
+        for (const host of [meshIPv4, `[${meshIPv6}]`]) {
+          const { code, stdout } = await curl(laptop.host, `http://${host}:${port}/`);
+          expect([host, code]).toEqual([host, 0]);
+          sums.add(stdout);
+        }
+        expect(sums.size).toBe(1);
+        // The first packet of a program waits for the stream, so a refusal is one: at once, and not a timeout.
+        for (const refused of [9999, 81]) {
+          const startedAt = performance.now();
+          const { code } = await curl(laptop.host, `http://${meshIPv4}:${refused}/`);
+          expect([refused, code]).toEqual([refused, 7]);
+          expect(performance.now() - startedAt).toBeLessThan(1000);
+        }
+      });
+      expect((await laptop.peer(nas.name)).path?.kind).toBe("direct");
+    });
+  });
+
+  test("and the other way: a rootless machine reaches every port of its mesh address, through a forward", async () => {
+    await withLab({ sites: [...SITES] }, async (lab) => {
+      const [laptop, nas] = await pair(lab, ["--tun", "off", "--forward", "8001:h2-1:8000"], []);
+      const { meshIPv4 } = (await nas.status()).self;
+      await serving(nas.host, meshIPv4, FILE_BYTES, async () => {
+        expect((await curl(laptop.host, "http://127.0.0.1:8001/")).code).toBe(0);
+      });
+    });
+  });
+});
+
+describe("a hundred downloads between two rootless machines", () => {
+  test("go on through five switches of the rung, every byte right", async () => {
+    await withLab({ sites: [...SITES] }, async (lab) => {
+      const [laptop, nas] = await rootlessPair(lab);
+      await serving(nas.host, "127.0.0.1", FILE_BYTES, async () => {
+        const downloads = manyDownloads(laptop.host, 100);
+        for (const rung of ["ssh", "websocket", "auto", "websocket", "auto"]) {
+          await sleep(300);
+          const { code, stderr } = await laptop.command(["path", nas.name, rung]);
+          expect([rung, code, stderr]).toEqual([rung, 0, ""]);
+        }
+        expect(await downloads).toEqual({ whole: 100, different: 1 });
+      });
+      const moves = (await laptop.peer(nas.name)).history.length;
+      expect(moves).toBeGreaterThanOrEqual(5);
+    });
+  });
+
+  test.each([1, 3])("lose nothing at %i percent loss and 40 ms", async (lossPercent) => {
+    await withLab({ sites: [...SITES], roundTripMs: 40, lossPercent }, async (lab) => {
+      const [laptop, nas] = await rootlessPair(lab);
+      await serving(nas.host, "127.0.0.1", 20_000, async () => {
+        expect(await manyDownloads(laptop.host, 100)).toEqual({ whole: 100, different: 1 });
+      });
+      expect((await laptop.peer(nas.name)).path?.kind).toBe("direct");
+    });
+  });
+});
+
+test("a peer that is killed and started again ends its connections at once; one that is only cut off for seconds does not", async () => {
+  await withLab({ sites: [...SITES] }, async (lab) => {
+    const [laptop, nas, start] = await rootlessPair(lab);
+    await serving(nas.host, "127.0.0.1", 2_000_000, async () => {
+      const cut = download(laptop.host, ["--limit-rate", "600k"]);
+      await sleep(500);
+      // Nothing passes for three seconds, by any rung.
+      await lab.site(1).setNat("portrestricted", { forward: ["drop"] });
+      await sleep(3000);
+      await lab.site(1).setNat("portrestricted", { forward: [] });
+      expect((await cut).code).toBe(0);
+    });
+    await serving(nas.host, "127.0.0.1", 200_000_000, async () => {
+      const broken = download(laptop.host, ["--limit-rate", "1M"]);
+      await sleep(500);
+      nas.process.signal("SIGKILL");
+      await nas.process.exited;
+      const startedAt = performance.now();
+      await start();
+      const { code } = await broken;
+      expect(code).not.toBe(0);
+      expect(performance.now() - startedAt).toBeLessThan(6000);
+    });
+  });
+});
+
+async function rootlessPair(
+  lab: Lab,
+): Promise<[laptop: MeshAgent, nas: MeshAgent, startNas: () => Promise<MeshAgent>]> {
+  return pair(lab, ["--tun", "off", "--forward", "8001:h2-1:8000"], ["--tun", "off", "--expose", "8000"]);
+}
+
+async function pair(
+  lab: Lab,
+  laptopOptions: readonly string[],
+  nasOptions: readonly string[],
+): Promise<[laptop: MeshAgent, nas: MeshAgent, startNas: () => Promise<MeshAgent>]> {
+  const coordinator = await startCoordinator(lab);
+  const key = await coordinator.createKey({ reusable: true });
+  const start = async (host: Host | undefined, extra: readonly string[], stateDir?: string): Promise<MeshAgent> => {
+    if (host === undefined) throw new Error("This lab has not two hosts");
+    const again = stateDir === undefined ? { key } : { stateDir };
+    return startAgent(lab, host, { name: host.role, url: coordinator.url, extra, ...again });
+  };
+  const [one, two] = lab.hosts;
+  const [laptop, nas] = await Promise.all([start(one, laptopOptions), start(two, nasOptions)]);
+  await bothDirect(laptop, nas);
+  return [laptop, nas, () => start(two, nasOptions, nas.stateDir)];
+}
+
+const curl = (host: Host, url: string) =>
+  host.exec([
+    "sh",
+    "-c",
+    `curl --silent --max-time 8 --output - '${url}' > /tmp/$$.out; code=$?; sha256sum < /tmp/$$.out; rm /tmp/$$.out; exit $code`,
+  ]);
+
+const download = (host: Host, options: readonly string[]) =>
+  host.exec(["curl", "--silent", "--max-time", "15", "--output", "/dev/null", ...options, "http://127.0.0.1:8001/"]);
+
+/** How many ended well, and how many different checksums they have. */
+async function manyDownloads(host: Host, count: number): Promise<{ whole: number; different: number }> {
+  const one = "curl --silent --fail --max-time 15 http://127.0.0.1:8001/ -o $d/$i && sha256sum < $d/$i >> $d/sums";
+  const script = `d=$(mktemp -d); for i in $(seq ${count}); do (${one}) & done; wait; cat $d/sums; rm -r $d`;
+  const { stdout } = await host.exec(["sh", "-c", script], { timeoutMs: 18_000 });
+  const sums = stdout.trim().split("\n");
+  return { whole: sums.length, different: new Set(sums).size };
+}
