@@ -79,10 +79,13 @@ const EXPECTED: readonly (readonly [SiteNat, Expected | undefined])[] = [
 ];
 
 /** A few at a time: each site has two programs, and the agents have paths to find beside this. */
-const GROUPS = [0, 3, 6, 9].map((from) => EXPECTED.slice(from, from + 3).map(([nat]) => nat));
+const GROUPS = [0, 3, 6, 9].map((from) => {
+  const nats = EXPECTED.slice(from, from + 3).map(([nat]) => nat);
+  return { names: nats.join(", "), nats };
+});
 
-test.each(GROUPS)("netcheck names mapping, filtering, public address and consequence: %s, %s, %s", async (...nats) => {
-  await withLab({ sites: nats.filter((nat) => nat !== undefined).map((nat) => ({ nat })) }, async (lab) => {
+test.each(GROUPS)("netcheck names mapping, filtering, public address and consequence: $names", async ({ nats }) => {
+  await withLab({ sites: nats.map((nat) => ({ nat })) }, async (lab) => {
     const { coordinator, agents } = await startMesh(lab);
     const answers = await Promise.all([
       ...agents.map(async (agent) => [agent.host.site, "agent", await agent.netcheck()] as const),
