@@ -329,7 +329,7 @@ export class Control implements AgentControl {
     return {
       kind: "direct",
       legs: null,
-      localAddress: this.#agent.localAddressTo(pair.remote.ip) ?? null,
+      localAddress: this.#agent.localAddressTo(pair.remote.ip, pair.leg) ?? null,
       remoteAddress: formatTransportAddress(pair.remote),
       rttMs,
       since,

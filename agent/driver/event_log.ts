@@ -2,13 +2,14 @@
 import { assertNever } from "../../shared/assert.ts";
 import { formatTransportAddress } from "../../shared/address.ts";
 import type { Log } from "../log.ts";
+import type { Leg } from "../data/plane.ts";
 import type { NodeEvent } from "../node/contract.ts";
 
-/** @param localAddressTo our end of a direct path to this ip, as `ip:port` */
+/** @param localAddressTo our end of a direct path to this ip on this leg, as `ip:port` */
 export function logNodeEvent(
   log: Log,
   event: NodeEvent,
-  localAddressTo: (remoteIp: string) => string | undefined,
+  localAddressTo: (remoteIp: string, leg: Leg) => string | undefined,
 ): void {
   switch (event.type) {
     case "peer_online":
@@ -41,7 +42,10 @@ export function logNodeEvent(
         from: event.from ?? "none",
         to: event.to ?? "none",
         reason: event.reason,
-        localAddress: event.remote === undefined ? null : (localAddressTo(event.remote.ip) ?? null),
+        localAddress:
+          event.remote === undefined || event.leg === undefined
+            ? null
+            : (localAddressTo(event.remote.ip, event.leg) ?? null),
         remoteAddress: event.remote === undefined ? null : formatTransportAddress(event.remote),
         rttMs: event.rttMs ?? null,
       });

@@ -59,6 +59,8 @@ export class MeshAgent {
   readonly #routed = new Map<PeerId, readonly string[]>();
   /** Called after every step: for those who wait for a condition. */
   readonly #listeners = new Set<() => void>();
+  /** Of every open UDP socket, by leg. */
+  readonly #localPorts = new Map<number, number>();
   readonly #echoes = new Map<number, (result: EchoResult) => void>();
   readonly #ended = Promise.withResolvers<UserError | undefined>();
   readonly #reportWaiters = new Set<(report: Report) => void>();
@@ -70,10 +72,6 @@ export class MeshAgent {
     connected: false,
     rttMs: undefined,
     message: "connecting to the coordinator",
-  };
-  #ports: { readonly ipv4: number | undefined; readonly ipv6: number | undefined } = {
-    ipv4: undefined,
-    ipv6: undefined,
   };
   #routes: MeshRoutes | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -250,20 +248,16 @@ export class MeshAgent {
     // The same number for both families is easier to forward, but not worth failing for.
     let ipv6 = await this.#openUdp(DATA_LEG_IPV6, 6, wish);
     if (typeof ipv6 === "string") ipv6 = await this.#openUdp(DATA_LEG_IPV6, 6, 0);
-    this.#ports = {
-      ipv4: typeof ipv4 === "number" ? ipv4 : undefined,
-      ipv6: typeof ipv6 === "number" ? ipv6 : undefined,
-    };
-    if (this.#ports.ipv4 === undefined && this.#ports.ipv6 === undefined) {
-      throw new UserError(EXIT.failed, `Cannot open a UDP socket: ${String(ipv4)}`);
+    if (typeof ipv4 === "string" && typeof ipv6 === "string") {
+      throw new UserError(EXIT.failed, `Cannot open a UDP socket: ${ipv4}`);
     }
     this.#worker.send({ type: "watch_network" });
     this.#step((now) => {
       if (this.config.tun === "off") this.node.handleRootless(true, now);
-      this.node.handleDataLegs(this.#ports.ipv4, this.#ports.ipv6, now);
+      this.node.handleDataLegs(this.#localPorts.get(DATA_LEG_IPV4), this.#localPorts.get(DATA_LEG_IPV6), now);
       this.node.handleInterfaces(this.#interfaces(), now);
     });
-    void this.portMapper?.refresh(this.#ports.ipv4);
+    void this.portMapper?.refresh(this.#localPorts.get(DATA_LEG_IPV4));
   }
 
   /** The local port, or what went wrong. */
@@ -499,6 +493,8 @@ export class MeshAgent {
     for (const waiter of this.#reportWaiters) waiter(report);
     switch (report.type) {
       case "udp_opened":
+        this.#localPorts.set(report.leg, report.localPort);
+        break;
       case "tun_opened":
       case "engine_counters":
       case "stopped":
@@ -538,7 +534,7 @@ export class MeshAgent {
     const hasMoved = this.#signal.hasMoved;
     this.#step((now) => this.node.handleInterfaces(this.#interfaces(), now, hasMoved));
     if (hasMoved) this.#signal.reopen();
-    void this.portMapper?.refresh(this.#ports.ipv4);
+    void this.portMapper?.refresh(this.#localPorts.get(DATA_LEG_IPV4));
     this.#signal.retryNow();
     this.#relays.retryNow();
     this.#challenge();
@@ -582,6 +578,7 @@ export class MeshAgent {
         break;
       case "close_leg":
         this.#worker.send({ type: "close_udp", leg: action.leg });
+        this.#localPorts.delete(action.leg);
         break;
       case "relay_open":
         this.#relays.open(action.kind, action.peer);
@@ -635,13 +632,13 @@ export class MeshAgent {
       const { sequence, roundTripMs, path } = event;
       this.#echoes.get(sequence)?.({ sequence, roundTripMs, path });
     }
-    logNodeEvent(this.config.log, event, (remoteIp) => this.localAddressTo(remoteIp));
+    logNodeEvent(this.config.log, event, (remoteIp, leg) => this.localAddressTo(remoteIp, leg));
   }
 
   /** Our end of a direct path, as `ip:port`. */
-  localAddressTo(remoteIp: string): string | undefined {
+  localAddressTo(remoteIp: string, leg: number): string | undefined {
     const ip = sourceAddressFor(remoteIp);
-    const port = remoteIp.includes(":") ? this.#ports.ipv6 : this.#ports.ipv4;
+    const port = this.#localPorts.get(leg);
     return ip === undefined || port === undefined ? undefined : formatTransportAddress({ ip, port });
   }
 }

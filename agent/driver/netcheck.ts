@@ -35,12 +35,17 @@ const SENTENCE: Readonly<Record<NatStatus["label"], string>> = {
   "restricted cone":
     "The router lets in whom this machine has sent to: direct paths work with everyone, whatever their router",
   "port-restricted cone":
-    "The router lets in only the exact addresses that this machine has sent to: direct paths work with all but symmetric routers",
+    "The router lets in only the exact addresses that this machine has sent to: direct paths work with everyone, with symmetric routers after guessing their port",
   symmetric:
-    "The router uses a different port for each destination: direct paths work with open machines and with full and restricted cones",
+    "The router uses a different port for each destination: direct paths work with everyone but other symmetric routers, with strict ones after guessing the port",
   "udp blocked": "UDP does not get out of this network: no direct paths",
   unknown: "How the router behaves is not known yet",
 };
+
+/** A symmetric router whose ports count, or come from a block. */
+const PREDICTABLE =
+  "The router uses a different port for each destination, but one that can be guessed: direct paths work with all but routers that pick any port at random";
+const isPredictable = ({ allocation }: NatStatus): boolean => allocation === "sequential" || allocation === "block";
 
 const COORDINATOR_INSIDE =
   "The coordinator is in this machine's own network, so it cannot tell how the router behaves towards the internet";
@@ -179,5 +184,6 @@ function summaryOf(nat: NatStatus, hasIPv6: boolean, websocket: boolean): string
   const offline = websocket ? "" : "; the coordinator is not reachable at the moment";
   const seen = parseTransportAddress(nat.publicAddress ?? "");
   const isInside = nat.label === "unknown" && seen !== undefined && isPrivate(seen.ip);
-  return `${isInside ? COORDINATOR_INSIDE : SENTENCE[nat.label]}${doubt}${ipv6}${offline}`;
+  const sentence = nat.label === "symmetric" && isPredictable(nat) ? PREDICTABLE : SENTENCE[nat.label];
+  return `${isInside ? COORDINATOR_INSIDE : sentence}${doubt}${ipv6}${offline}`;
 }

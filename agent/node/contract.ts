@@ -75,6 +75,7 @@ export type NodeEvent =
       readonly to: PathKind | null;
       readonly reason: string;
       readonly remote: TransportAddress | undefined;
+      readonly leg: Leg | undefined;
       readonly rttMs: number | undefined;
       /** The largest stream frame for this path. */
       readonly streamFrameBytes: number;

@@ -79,6 +79,7 @@ export class Traffic {
       to,
       reason,
       remote: pair?.remote,
+      leg: pair?.leg,
       rttMs: pair?.rttMs,
       streamFrameBytes: STREAM_FRAME_BYTES,
     });
