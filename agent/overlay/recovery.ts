@@ -158,7 +158,7 @@ export class Recovery<Record> {
     this.#probeCount = 0;
     this.#probesWanted = 0;
     if (generation === this.#current && last.number === ranges[0]?.high) {
-      generation.rtt.add(Math.max(0.01, now - last.sentAt), Math.min(delayMs, MAX_ACK_DELAY_MS));
+      generation.rtt.add(Math.max(0.01, now - last.sentAt), Math.min(delayMs, MAX_ACK_DELAY_MS), now);
       generation.cubic.handleSample(generation.rtt.latestMs, last.number, this.#newest);
     }
     this.#detectLosses(now, hadProbed);
@@ -322,8 +322,7 @@ function countEnd(generation: Generation, isLost: boolean): void {
 
 /** Is a loss on this path no sign of congestion? */
 function isRandomLoss({ rtt, ended, lost }: Generation): boolean {
-  const queueMs = rtt.smoothedMs - rtt.minimumMs;
-  if (queueMs > Math.max(QUEUE_MS, QUEUE_SHARE * rtt.minimumMs)) return false;
+  if (rtt.queueMs > Math.max(QUEUE_MS, QUEUE_SHARE * rtt.minimumMs)) return false;
   // A few frames more, so that the first loss of all is not a share of one.
   return lost <= RANDOM_LOSS_SHARE * (ended + LOSS_FRAMES / 8);
 }

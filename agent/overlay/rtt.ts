@@ -1,4 +1,5 @@
 /** The round trip as RFC 9002 §5 estimates it, and the time after which silence is worth a probe (§6.2). */
+import { after, type Instant } from "../../shared/time.ts";
 
 /** Before the first sample, where control knows nothing either (RFC 9002 §6.2.2). */
 const INITIAL_RTT_MS = 333;
@@ -7,6 +8,8 @@ const INITIAL_RTT_MS = 333;
  * now and then takes a few milliseconds more.
  */
 export const GRANULARITY_MS = 5;
+/** A queue that is there for so long, or a round trip, is one. */
+const QUEUE_WINDOW_MS = 50;
 
 export class RoundTrip {
   #smoothedMs: number;
@@ -14,6 +17,10 @@ export class RoundTrip {
   #minimumMs = Number.POSITIVE_INFINITY;
   #latestMs: number;
   #hasSample = false;
+  /** The least of the present window of time and of the one before. */
+  #windowMs = Number.POSITIVE_INFINITY;
+  #lastWindowMs = Number.POSITIVE_INFINITY;
+  #windowEndsAt: Instant | undefined;
 
   /** @param expectedMs what control has measured on this path */
   constructor(expectedMs: number | undefined) {
@@ -39,6 +46,12 @@ export class RoundTrip {
     return this.#latestMs;
   }
 
+  /** How much longer every recent sample took than the least ever: a queue that stands. One late sample is none (RFC 8289 §3.2). */
+  get queueMs(): number {
+    const recent = Math.min(this.#windowMs, this.#lastWindowMs);
+    return Number.isFinite(recent) ? recent - this.minimumMs : 0;
+  }
+
   /** The longer of the smoothed and the latest, by which losses are judged. */
   get recentMs(): number {
     return Math.max(this.#smoothedMs, this.#latestMs);
@@ -50,11 +63,16 @@ export class RoundTrip {
   }
 
   /** @param delayMs how long the receiver kept the ack back */
-  add(sampleMs: number, delayMs: number): void {
+  add(sampleMs: number, delayMs: number, now: Instant): void {
     this.#minimumMs = Math.min(this.#minimumMs, sampleMs);
     // The delay is the peer's word: it never takes the sample below the least ever seen (§5.3).
     const adjusted = sampleMs - delayMs >= this.#minimumMs ? sampleMs - delayMs : sampleMs;
     this.#latestMs = adjusted;
+    if (this.#windowEndsAt === undefined || now >= this.#windowEndsAt) {
+      this.#windowEndsAt = after(now, Math.max(QUEUE_WINDOW_MS, this.#smoothedMs));
+      this.#lastWindowMs = this.#windowMs;
+      this.#windowMs = adjusted;
+    } else this.#windowMs = Math.min(this.#windowMs, adjusted);
     if (!this.#hasSample) {
       this.#hasSample = true;
       this.#smoothedMs = adjusted;

@@ -1,4 +1,5 @@
 /** The streams of one peer over a network of every kind: every byte once, in order, and nothing is left behind. */
+import { heapStats } from "bun:jsc";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { INITIAL_STREAM_WINDOW, MAX_STREAMS } from "../../../../agent/overlay/limits.ts";
@@ -324,6 +325,26 @@ describe("caps", () => {
   });
 });
 
+test("an idle stream takes less than a kilobyte at each end", () => {
+  const pair = new Pair(SEED, { delayMs: 1 });
+  const opened = 2000;
+  const open = (count: number): void => {
+    for (let i = 0; i < count; i++) {
+      pair.left.run((now) => {
+        const stream = pair.left.mux.open(22, now);
+        pair.left.mux.write(stream ?? 0, new Uint8Array(100), now);
+      });
+    }
+    pair.run(2000);
+    for (const end of [pair.left, pair.right]) end.arrivals.clear();
+  };
+  open(100);
+  const before = heapBytes();
+  open(opened);
+  expect([pair.left.mux.streamCount, pair.right.mux.streamCount]).toEqual([opened + 100, opened + 100]);
+  expect((heapBytes() - before) / opened / 2).toBeLessThan(1024);
+});
+
 describe("datagrams", () => {
   test("go and come back along their flow, some are lost, none is repeated by us", () => {
     const pair = new Pair(SEED, { lossPercent: 20 });
@@ -340,3 +361,9 @@ describe("datagrams", () => {
     expect(pair.left.datagrams).toEqual([{ flow: 3, port: 53, bytes: Uint8Array.of(7, 7) }]);
   });
 });
+
+function heapBytes(): number {
+  Bun.gc(true);
+  const { heapSize, extraMemorySize } = heapStats();
+  return heapSize + extraMemorySize;
+}
