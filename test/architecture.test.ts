@@ -23,7 +23,7 @@ const PURE_ROOMS: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** The synchronous primitives of node:crypto: the session's, and the data path's own cipher calls. No other module, nothing else. */
-const NODE_CRYPTO = new Set(["shared/session/primitives.ts", "agent/data/data_plane.ts"]);
+const NODE_CRYPTO = new Set(["shared/session/primitives.ts", "agent/data/aead.ts"]);
 
 /** Shells that live beside the rules which they drive: real sockets and the machine's own addresses. */
 const SHELLS = new Set([

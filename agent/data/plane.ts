@@ -9,6 +9,7 @@
  */
 import type { EpochKeys } from "../../shared/session/peer_session.ts";
 import type { Instant } from "../../shared/time.ts";
+import type { PacketHeaders } from "./packet_headers.ts";
 
 /** A peer as the data path knows it: a small number chosen by control, never reused while the agent runs. */
 export type PeerSlot = number;
@@ -156,20 +157,56 @@ export type PlaneReport =
 
 /** What the data path needs of the world. Bytes are borrowed: valid only during the call. */
 export interface PlaneIo {
-  /** Sends one datagram on a UDP leg, past so many routers at most. Returns 0 or the errno. */
-  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array, hops?: number): number;
+  /**
+   * Sends frames on a UDP leg, each in a datagram of its own: they lie one behind the other, `frameBytes` each, the last perhaps shorter;
+   * past so many routers at most. Returns 0 or the errno.
+   */
+  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array, frameBytes: number, hops?: number): number;
   /** Hands one IP packet to the machine's network stack (TUN). */
   deliver(packet: Uint8Array): void;
+  /**
+   * The same with a packet whose checksum is missing, and with a super-packet of which each part has `segmentBytes` of payload (0: a single
+   * packet). Without it everything is cut and completed before `deliver`.
+   */
+  readonly deliverUnfinished?: (packet: Uint8Array, headers: PacketHeaders, segmentBytes: number) => void;
   report(report: PlaneReport): void;
 }
+
+/** What the kernel has left to be done to a packet from the TUN device. */
+export interface PacketOffload {
+  /** The checksum is missing: it covers everything from `checksumStart` on and belongs `checksumOffset` behind that. */
+  readonly isUnfinished: boolean;
+  readonly checksumStart: number;
+  readonly checksumOffset: number;
+  /** Payload of each part of a super-packet; 0 for a single packet. */
+  readonly segmentBytes: number;
+}
+
+/** Free bytes that `handleOffloaded` needs before and behind a packet. */
+export const PACKET_ROOM_BEFORE = 64;
+export const PACKET_ROOM_BEHIND = 192;
 
 /** The data path itself, a synchronous machine: the worker drives it on real sockets, the simulator in virtual time. */
 export interface Plane {
   handleCommand(command: PlaneCommand, now: Instant): void;
   /** A datagram arrived on a UDP leg. */
   handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void;
+  /** Datagrams of one sender arrived, `frameBytes` each, one behind the other, the last perhaps shorter. The bytes are overwritten. */
+  handleDatagrams(
+    leg: Leg,
+    from: Uint8Array,
+    bytes: Uint8Array,
+    length: number,
+    frameBytes: number,
+    now: Instant,
+  ): void;
   /** An IP packet came out of the TUN device. */
   handlePacket(packet: Uint8Array, now: Instant): void;
+  /** The same with work left to do, between `start` and `end` of a buffer with room around it. The bytes are overwritten. */
+  handleOffloaded(bytes: Uint8Array, start: number, end: number, offload: PacketOffload, now: Instant): void;
   handleTimeout(now: Instant): void;
   deadline(): Instant | undefined;
+  /** More input is at hand: from here to `uncork` frames may wait for others that can leave with them. */
+  cork(): void;
+  uncork(now: Instant): void;
 }

@@ -1,5 +1,6 @@
 /** The data worker's entry point: the second one of the compiled executable (scripts/build.ts). */
 import { DataPlane } from "../data/data_plane.ts";
 import { runDataWorker } from "./data_worker_loop.ts";
+import { chooseAead } from "./linux/libcrypto.ts";
 
-await runDataWorker((io) => new DataPlane(io));
+await runDataWorker((io, offloads) => new DataPlane(io, { createAead: chooseAead(offloads.has("libcrypto")).create }));

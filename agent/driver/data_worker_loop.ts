@@ -7,6 +7,7 @@
 import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import type { Plane, PlaneIo } from "../data/plane.ts";
 import { type Command, createEngine, type EngineKind, type Report } from "./engine.ts";
+import { chooseOffloads, type Offloads } from "./linux/offloads.ts";
 
 /** What `DataWorkerHost` hands to its worker. */
 export interface DataWorkerData {
@@ -21,7 +22,7 @@ export interface DataWorkerData {
 /** Batches of reports travel as arrays; this says that the worker is up. */
 export const READY = "ready";
 
-export async function runDataWorker(createPlane: (io: PlaneIo) => Plane): Promise<void> {
+export async function runDataWorker(createPlane: (io: PlaneIo, offloads: Offloads) => Plane): Promise<void> {
   const { engine: kind, port, wakeFd, batchesRead } = workerData as DataWorkerData;
   const report = (reports: readonly Report[]): void => port.postMessage(reports);
   try {
@@ -29,9 +30,15 @@ export async function runDataWorker(createPlane: (io: PlaneIo) => Plane): Promis
       wakeFd,
       take: () => receiveMessageOnPort(port)?.message as readonly Command[] | undefined,
     };
+    const offloads = chooseOffloads(process.env["TUNNELMESH_OFFLOADS"]);
     const engine = createEngine(
       kind,
-      { createPlane, report, batchesRead: () => Atomics.load(batchesRead, 0) },
+      {
+        createPlane: (io) => createPlane(io, offloads),
+        report,
+        batchesRead: () => Atomics.load(batchesRead, 0),
+        offloads,
+      },
       kind === "linux" ? mailbox : undefined,
     );
     if (kind === "portable") port.on("message", (commands: readonly Command[]) => engine.handle(commands));

@@ -10,6 +10,7 @@ import type { Leg, Plane, PlaneCommand, PlaneIo, PlaneReport } from "../data/pla
 import type { Instant } from "../../shared/time.ts";
 import { bootTime } from "./linux/clock.ts";
 import { libcUnavailable } from "./linux/libc.ts";
+import type { Offloads } from "./linux/offloads.ts";
 import { PollEngine } from "./linux/poll_engine.ts";
 import type { TunErrorCode } from "./linux/tun.ts";
 import { portableTime } from "./portable/clock.ts";
@@ -71,6 +72,8 @@ export interface EngineOptions {
   readonly report: (reports: readonly Report[]) => void;
   /** How many of those batches the reader has handled, modulo 2^32: what it has not is bounded (portable/report_queue.ts). */
   readonly batchesRead: () => number;
+  /** What the Linux engine may leave to the kernel. */
+  readonly offloads: Offloads;
 }
 
 /** How an engine that blocks its thread learns that commands wait. */

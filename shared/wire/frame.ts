@@ -9,11 +9,12 @@
  *
  *   0x00 padding    nothing: a keepalive, a probe of the path MTU
  *   0x01 packet     one IP packet
- *   0x02 segment    run id 4, index 2, count 2, body: one frame of a super-packet; index 0 begins with virtio, IP and TCP headers
+ *   0x02 segment    run id 4, offset 2, total 2, body: a piece of a super-packet's payload; the headers come with the first and the last
  *   0x03 fragment   id 4, index 1, count 1, body: part of an IP packet that does not fit the path
  *   0x04 stream     bytes of the reliable streams
  *   0x05 control    see control.ts
  *   0x06 switch     mark 1 (0 begin, on the new path; 1 fence, on the old one), id 4: a planned change of path
+ *   0x07 unfinished one IP packet whose TCP or UDP checksum is that of the pseudo-header only; the receiver completes it
  *
  * A receiver counts and ignores types that it does not know.
  */
@@ -31,6 +32,7 @@ export const FRAME_FRAGMENT = 0x03;
 export const FRAME_STREAM = 0x04;
 export const FRAME_CONTROL = 0x05;
 export const FRAME_SWITCH = 0x06;
+export const FRAME_UNFINISHED = 0x07;
 
 /** Marks of a switch frame. */
 export const SWITCH_BEGIN = 0;
@@ -40,31 +42,36 @@ export const SWITCH_BYTES = 6;
 /** Type byte, id, index and count in front of a fragment's body. */
 export const FRAGMENT_HEADER_BYTES = 7;
 
-export function writeFrameHeader(out: Uint8Array, receiverIndex: number, counter: number): void {
+/** Type byte, run id, offset and total in front of a segment's body. */
+export const SEGMENT_HEADER_BYTES = 9;
+/** What stands before the headers of a super-packet: the payload bytes of each packet that it stands for. */
+export const SEGMENT_SIZE_BYTES = 2;
+
+export function writeFrameHeader(out: Uint8Array, receiverIndex: number, counter: number, at = 0): void {
   const high = Math.floor(counter / 2 ** 32);
-  out[0] = SEALED;
-  out[1] = receiverIndex >>> 24;
-  out[2] = receiverIndex >>> 16;
-  out[3] = receiverIndex >>> 8;
-  out[4] = receiverIndex;
-  out[5] = high >>> 24;
-  out[6] = high >>> 16;
-  out[7] = high >>> 8;
-  out[8] = high;
-  out[9] = counter >>> 24;
-  out[10] = counter >>> 16;
-  out[11] = counter >>> 8;
-  out[12] = counter;
+  out[at] = SEALED;
+  out[at + 1] = receiverIndex >>> 24;
+  out[at + 2] = receiverIndex >>> 16;
+  out[at + 3] = receiverIndex >>> 8;
+  out[at + 4] = receiverIndex;
+  out[at + 5] = high >>> 24;
+  out[at + 6] = high >>> 16;
+  out[at + 7] = high >>> 8;
+  out[at + 8] = high;
+  out[at + 9] = counter >>> 24;
+  out[at + 10] = counter >>> 16;
+  out[at + 11] = counter >>> 8;
+  out[at + 12] = counter;
 }
 
 /** Is this long enough for a sealed frame, and marked as one? */
-export const isSealedFrame = (bytes: Uint8Array): boolean =>
-  bytes[0] === SEALED && bytes.length > FRAME_HEADER_BYTES + FRAME_TAG_BYTES;
+export const isSealedFrame = (bytes: Uint8Array, at = 0, end = bytes.length): boolean =>
+  bytes[at] === SEALED && end - at > FRAME_HEADER_BYTES + FRAME_TAG_BYTES;
 
-export const frameReceiver = (bytes: Uint8Array): number => u32(bytes, 1);
+export const frameReceiver = (bytes: Uint8Array, at = 0): number => u32(bytes, at + 1);
 
 /** The counter; 2^53 and more come out as a number that no window accepts. */
-export const frameCounter = (bytes: Uint8Array): number => u32(bytes, 5) * 2 ** 32 + u32(bytes, 9);
+export const frameCounter = (bytes: Uint8Array, at = 0): number => u32(bytes, at + 5) * 2 ** 32 + u32(bytes, at + 9);
 
 export function writeSwitch(out: Uint8Array, mark: number, id: number): void {
   out[0] = FRAME_SWITCH;
@@ -103,5 +110,25 @@ export function readFragmentHeader(plaintext: Uint8Array): FragmentHeader | unde
   return count >= 2 && index < count ? { id: u32(plaintext, 1), index, count } : undefined;
 }
 
+export function writeSegmentHeader(out: Uint8Array, at: number, runId: number, offset: number, total: number): void {
+  out[at] = FRAME_SEGMENT;
+  out[at + 1] = runId >>> 24;
+  out[at + 2] = runId >>> 16;
+  out[at + 3] = runId >>> 8;
+  out[at + 4] = runId;
+  out[at + 5] = offset >>> 8;
+  out[at + 6] = offset;
+  out[at + 7] = total >>> 8;
+  out[at + 8] = total;
+}
+
+/** The fields of the segment whose type byte is at `at`; there must be a header. The run id is a signed number. */
+export const segmentRunId = (bytes: Uint8Array, at: number): number => u32(bytes, at + 1) | 0;
+/** Where this piece begins in the payload of the super-packet. */
+export const segmentOffset = (bytes: Uint8Array, at: number): number => u16(bytes, at + 5);
+/** Bytes of the whole payload. */
+export const segmentTotal = (bytes: Uint8Array, at: number): number => u16(bytes, at + 7);
+
+const u16 = (bytes: Uint8Array, at: number): number => ((bytes[at] ?? 0) << 8) | (bytes[at + 1] ?? 0);
 const u32 = (bytes: Uint8Array, at: number): number =>
   (((bytes[at] ?? 0) << 24) | ((bytes[at + 1] ?? 0) << 16) | ((bytes[at + 2] ?? 0) << 8) | (bytes[at + 3] ?? 0)) >>> 0;

@@ -42,7 +42,7 @@ describe.each(wire)("$kind: $name", (vector) => {
   });
 
   test("cut anywhere decodes to nothing, or to what a fragment's or frame's shorter body is", () => {
-    if (vector.kind === "fragment") return;
+    if (["fragment", "segment", "run"].includes(vector.kind)) return;
     // Each try at a handshake costs X25519 work.
     const step = ["initiation", "response", "channel"].includes(vector.kind) ? 9 : 1;
     for (let length = 0; length < bytes.length; length += step) {

@@ -2,6 +2,9 @@
  * How each kind of golden vector (wire.json) becomes bytes and a value again. Values are JSON: bytes are hex. Keys are fixed, so
  * every byte follows from the value.
  */
+import { PacketHeaders } from "../../agent/data/packet_headers.ts";
+import { RunAssembly } from "../../agent/data/run_assembly.ts";
+import { cutRun, RUN_ROOM_BEFORE, RUN_ROOM_BEHIND } from "../../agent/data/run_cutter.ts";
 import { fromHex, toHex, utf8 } from "../../shared/bytes.ts";
 import { mac1Of, openCookie } from "../../shared/session/handshake_guard.ts";
 import { type IdentityChain, signSessionKey, verifyIdentityChain } from "../../shared/session/identity.ts";
@@ -16,12 +19,18 @@ import { Reader, Writer } from "../../shared/wire/cursor.ts";
 import {
   FRAGMENT_HEADER_BYTES,
   FRAME_HEADER_BYTES,
+  FRAME_SEGMENT,
   frameCounter,
   frameReceiver,
   isSealedFrame,
   readFragmentHeader,
+  SEGMENT_HEADER_BYTES,
+  segmentOffset,
+  segmentRunId,
+  segmentTotal,
   writeFragmentHeader,
   writeFrameHeader,
+  writeSegmentHeader,
 } from "../../shared/wire/frame.ts";
 import { decodeRelay, encodeRelay, type RelayMessage } from "../../shared/wire/relay.ts";
 import { decodeHandshake, encodeCookie, handshakeMacs } from "../../shared/wire/handshake.ts";
@@ -76,6 +85,20 @@ interface HandshakeValue {
   readonly initiatorSends?: string;
   readonly responderSends?: string;
 }
+interface SegmentValue {
+  readonly runId: number;
+  readonly offset: number;
+  readonly total: number;
+  readonly body: string;
+}
+interface RunValue {
+  readonly id: number;
+  readonly segmentBytes: number;
+  /** What fits a frame behind the segment's header. */
+  readonly bodyBytes: number;
+  /** The super-packet as the TUN device gives it. */
+  readonly packet: string;
+}
 interface CookieValue {
   readonly responderPublic: string;
   readonly receiverIndex: number;
@@ -123,6 +146,62 @@ const fragment: Codec<FragmentValue> = {
   decode: (bytes) => {
     const header = readFragmentHeader(bytes);
     return header === undefined ? undefined : { ...header, body: toHex(bytes.subarray(FRAGMENT_HEADER_BYTES)) };
+  },
+};
+
+const segment: Codec<SegmentValue> = {
+  encode: ({ runId, offset, total, body }) => {
+    const bytes = fromHex(body);
+    const out = new Uint8Array(SEGMENT_HEADER_BYTES + bytes.length);
+    writeSegmentHeader(out, 0, runId, offset, total);
+    out.set(bytes, SEGMENT_HEADER_BYTES);
+    return out;
+  },
+  decode: (bytes) => {
+    if (bytes[0] !== FRAME_SEGMENT || bytes.length <= SEGMENT_HEADER_BYTES) return undefined;
+    return {
+      runId: segmentRunId(bytes, 0) >>> 0,
+      offset: segmentOffset(bytes, 0),
+      total: segmentTotal(bytes, 0),
+      body: toHex(bytes.subarray(SEGMENT_HEADER_BYTES)),
+    };
+  },
+};
+
+/** All frames of a run, one behind the other as on SSH: length u16, plaintext. */
+const run: Codec<RunValue> = {
+  encode: ({ id, segmentBytes, bodyBytes, packet }) => {
+    const bytes = Uint8Array.of(
+      ...new Uint8Array(RUN_ROOM_BEFORE),
+      ...fromHex(packet),
+      ...new Uint8Array(RUN_ROOM_BEHIND),
+    );
+    const end = bytes.length - RUN_ROOM_BEHIND;
+    const headers = new PacketHeaders();
+    if (!headers.parse(bytes, RUN_ROOM_BEFORE, end)) throw new Error("No TCP or UDP packet");
+    const frames: number[] = [];
+    cutRun(bytes, RUN_ROOM_BEFORE, end, { id, headers, segmentBytes, bodyBytes }, (from, length) => {
+      frames.push(length >> 8, length & 0xff, ...bytes.subarray(from, from + length));
+    });
+    return Uint8Array.from(frames);
+  },
+  decode: (bytes, value) => {
+    let decoded: RunValue | undefined;
+    const assembly = new RunAssembly(
+      {
+        isWelcome: () => true,
+        deliver: (packet, start, end, _headers, segmentBytes) => {
+          decoded = { ...value, segmentBytes, packet: toHex(packet.subarray(start, end)) };
+        },
+      },
+      instant(0),
+    );
+    for (let at = 0; at < bytes.length; ) {
+      const length = ((bytes[at] ?? 0) << 8) | (bytes[at + 1] ?? 0);
+      if (!assembly.add(bytes, at + 2, at + 2 + length, instant(0))) return undefined;
+      at += 2 + length;
+    }
+    return decoded;
   },
 };
 
@@ -299,6 +378,8 @@ export const CODECS = {
   stream,
   candidates,
   fragment,
+  segment,
+  run,
   frame,
   initiation,
   response,

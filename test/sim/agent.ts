@@ -5,6 +5,7 @@ import type { PeerId } from "../../shared/session/identity.ts";
 import { PROTOCOL_VERSION, type CoordinatorMessage } from "../../shared/signal/messages.ts";
 import { type Instant, instant } from "../../shared/time.ts";
 import { DataPlane } from "../../agent/data/data_plane.ts";
+import { framesOf } from "../../agent/data/send_batch.ts";
 import type { Leg, PlaneReport } from "../../agent/data/plane.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../../agent/node/contract.ts";
 import { DATA_LEG_IPV4 } from "../../agent/node/legs.ts";
@@ -156,9 +157,12 @@ export class SimAgent {
 
   #newPlane(): DataPlane {
     return new DataPlane({
-      transmit: (leg, to, bytes) => {
+      transmit: (leg, to, bytes, frameBytes) => {
         const port = this.#legs.get(leg);
-        if (port !== undefined) this.#world.network.send(this.host, port, unpackAddress(to), bytes.slice());
+        if (port === undefined) return 0;
+        for (const frame of framesOf(bytes, frameBytes)) {
+          this.#world.network.send(this.host, port, unpackAddress(to), frame.slice());
+        }
         return 0;
       },
       deliver: (packet) => this.received.push(packet.slice()),

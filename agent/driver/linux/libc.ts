@@ -19,6 +19,9 @@ export const SOCK_RAW = 3;
 export const SOCK_NONBLOCK = 0o4000;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SOL_SOCKET = 1;
+export const SOL_UDP = 17;
+export const UDP_SEGMENT = 103;
+export const UDP_GRO = 104;
 export const SO_SNDBUF = 7;
 export const SO_RCVBUF = 8;
 export const SO_SNDBUFFORCE = 32;
@@ -62,6 +65,9 @@ const SYMBOLS = {
   ppoll: { args: ["ptr", "u64", "ptr", "ptr"], returns: "i32" },
   recvfrom: { args: ["i32", "ptr", "u64", "i32", "ptr", "ptr"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i32" },
+  recvmsg: { args: ["i32", "ptr", "i32"], returns: "i32" },
+  sendmsg: { args: ["i32", "ptr", "i32"], returns: "i32" },
+  writev: { args: ["i32", "ptr", "i32"], returns: "i32" },
   read: { args: ["i32", "ptr", "u64"], returns: "i32" },
   write: { args: ["i32", "ptr", "u64"], returns: "i32" },
   open: { args: ["ptr", "i32", "i32"], returns: "i32" },
@@ -72,6 +78,8 @@ const SYMBOLS = {
   clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
   __errno_location: { args: [], returns: "ptr" },
 } as const;
+
+const VALUE_IOCTL = { ioctl: { args: ["i32", "u64", "u64"], returns: "i32" } } as const;
 
 export interface Libc {
   socket(domain: number, type: number, protocol: number): number;
@@ -90,11 +98,16 @@ export interface Libc {
     fromLength: Memory | null,
   ): number;
   sendto(fd: number, buffer: Memory, length: number, flags: number, to: Memory | null, toLength: number): number;
+  recvmsg(fd: number, header: Memory, flags: number): number;
+  sendmsg(fd: number, header: Memory, flags: number): number;
+  writev(fd: number, iovecs: Memory, count: number): number;
   read(fd: number, buffer: Memory, length: number): number;
   write(fd: number, buffer: Memory, length: number): number;
   /** `path` is zero-terminated: see `cString`. */
   open(path: Memory, flags: number, mode: number): number;
   ioctl(fd: number, request: number, argument: Memory): number;
+  /** The same call for requests whose argument is a number. */
+  ioctlValue(fd: number, request: number, argument: number): number;
   fcntl(fd: number, command: number, argument: number): number;
   close(fd: number): number;
   eventfd(initial: number, flags: number): number;
@@ -129,9 +142,14 @@ function load(): Libc {
   for (const name of CANDIDATES) {
     try {
       const { __errno_location, ...calls } = dlopen(name, SYMBOLS).symbols;
+      const { ioctl: ioctlValue } = dlopen(name, VALUE_IOCTL).symbols;
       // errno is one word per thread, and a module instance belongs to one thread: its place never changes.
       const place = __errno_location() as Pointer;
-      return { ...(calls as unknown as Omit<Libc, "errno">), errno: () => read.i32(place, 0) };
+      return {
+        ...(calls as unknown as Omit<Libc, "errno" | "ioctlValue">),
+        ioctlValue,
+        errno: () => read.i32(place, 0),
+      };
     } catch (error) {
       cause ??= error;
     }

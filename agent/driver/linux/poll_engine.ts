@@ -5,7 +5,8 @@
  * so that neither the TUN device nor one busy socket starves the rest, then the plane's timeout, then hands on the reports. What a
  * batch leaves behind keeps its descriptor readable. Buffers are allocated once; packets are views into them.
  */
-import type { Leg, Plane, PlaneIo } from "../../data/plane.ts";
+import { finishPackets } from "../../data/packet_headers.ts";
+import { type Leg, PACKET_ROOM_BEFORE, type Plane, type PlaneIo } from "../../data/plane.ts";
 import type { Instant } from "../../../shared/time.ts";
 import type { Command, Engine, EngineCommand, EngineOptions, Mailbox, Report } from "../engine.ts";
 import { GuardedPlane } from "../portable/guarded_plane.ts";
@@ -14,16 +15,16 @@ import { bootTime } from "./clock.ts";
 import { EAGAIN, EBADF, EINTR, errnoText } from "./errno.ts";
 import { type Libc, libc, POLLNVAL } from "./libc.ts";
 import { Netlink, NetworkWatch } from "./netlink.ts";
+import type { Offloads } from "./offloads.ts";
 import { PollSet } from "./poll_set.ts";
 import { TunDevice, TunError } from "./tun.ts";
 import { SystemError, UdpSocket } from "./udp.ts";
 
-/** Packets taken from one descriptor in a turn. */
+/** Calls for one descriptor in a turn, and bytes: half a millisecond of work, so that nothing waits longer for its turn. */
 const BATCH = 64;
-/** The largest UDP payload and IP packet fit. */
+const BATCH_BYTES = 512 * 1024;
+/** The largest UDP payload, and whatever the kernel merges into one. */
 const BUFFER_BYTES = 65_536;
-/** Views of the buffer are kept for lengths up to this one: a new view costs more than the copy of a packet. */
-const CACHED_VIEW_BYTES = 2048;
 /** The reader of the mailbox; TUN and UDP follow in the poll set. */
 const WAKE = 0;
 
@@ -34,8 +35,10 @@ export class PollEngine implements Engine {
   readonly #plane: Plane;
   readonly #legs = new Map<Leg, UdpSocket>();
   readonly #poll: PollSet<Source>;
+  readonly #offloads: Offloads;
   readonly #buffer = new Uint8Array(BUFFER_BYTES);
-  readonly #views: Uint8Array[] = [];
+  /** Packets that the kernel would finish, where it does not. */
+  readonly #finished = new Uint8Array(BUFFER_BYTES);
   readonly #from = new Uint8Array(18);
   readonly #wakeCount = new Uint8Array(8);
   #tun: TunDevice | undefined;
@@ -48,18 +51,24 @@ export class PollEngine implements Engine {
 
   constructor(options: EngineOptions, mailbox: Mailbox) {
     this.#mailbox = mailbox;
+    this.#offloads = options.offloads;
     this.#reports = new ReportQueue(options.report, options.batchesRead);
     this.#poll = new PollSet<Source>(mailbox.wakeFd, { kind: "wake" });
     const report = (report: Report): void => this.#reports.push(report);
+    const count = (errno: number | undefined): void => {
+      if (errno !== 0) this.#tunWriteErrors++;
+    };
+    const deliver = (packet: Uint8Array): void => count(this.#tun?.write(packet));
     const io: PlaneIo = {
-      transmit: (leg, to, bytes, hops) => this.#legs.get(leg)?.send(to, bytes, hops) ?? EBADF,
-      deliver: (packet) => {
-        if (this.#tun === undefined || this.#tun.write(packet) !== 0) this.#tunWriteErrors++;
+      transmit: (leg, to, bytes, frameBytes, hops) => this.#legs.get(leg)?.send(to, bytes, frameBytes, hops) ?? EBADF,
+      deliver,
+      deliverUnfinished: (packet, headers, segmentBytes) => {
+        if (this.#tun?.hasHeader === true) count(this.#tun.writeUnfinished(packet, headers, segmentBytes));
+        else finishPackets(packet, 0, packet.length, headers, segmentBytes, this.#finished, deliver);
       },
       report,
     };
     this.#plane = new GuardedPlane(options.createPlane(io), report);
-    for (let length = 0; length <= CACHED_VIEW_BYTES; length++) this.#views.push(this.#buffer.subarray(0, length));
   }
 
   run(): Promise<void> {
@@ -111,6 +120,7 @@ export class PollEngine implements Engine {
       if (this.#poll.revents(WAKE) !== 0) this.#takeCommands();
       // Commands may have closed descriptors that the poll still shows as ready: the set keeps them apart by source.
       const { sources } = this.#poll;
+      this.#plane.cork();
       for (let i = 1; i < sources.length; i++) {
         const revents = this.#poll.revents(i);
         const source = sources[i];
@@ -121,6 +131,7 @@ export class PollEngine implements Engine {
           this.#reports.push({ type: "network_changed", at: bootTime() });
         }
       }
+      this.#plane.uncork(bootTime());
     }
     const due = this.#plane.deadline();
     if (due !== undefined) {
@@ -131,10 +142,11 @@ export class PollEngine implements Engine {
 
   #receive(leg: Leg, socket: UdpSocket, revents: number, now: Instant): void {
     if (this.#legs.get(leg) !== socket) return;
-    for (let i = 0; i < BATCH; i++) {
+    for (let i = 0, bytes = 0; i < BATCH && bytes < BATCH_BYTES; i++) {
       const length = socket.receive(this.#buffer, this.#from);
       if (length >= 0) {
-        this.#plane.handleDatagram(leg, this.#from, this.#view(length), now);
+        bytes += length;
+        this.#plane.handleDatagrams(leg, this.#from, this.#buffer, length, socket.frameBytes || length, now);
       } else if (length === -EAGAIN) {
         return;
       } else if (length === -EBADF || (revents & POLLNVAL) !== 0) {
@@ -155,10 +167,12 @@ export class PollEngine implements Engine {
 
   #readTun(device: TunDevice, now: Instant): void {
     if (this.#tun !== device) return;
-    for (let i = 0; i < BATCH; i++) {
-      const length = device.read(this.#buffer);
+    for (let i = 0, bytes = 0; i < BATCH && bytes < BATCH_BYTES; i++) {
+      const length = device.read();
       if (length > 0) {
-        this.#plane.handlePacket(this.#view(length), now);
+        bytes += length;
+        const end = PACKET_ROOM_BEFORE + length;
+        this.#plane.handleOffloaded(device.bytes, PACKET_ROOM_BEFORE, end, device.offload, now);
       } else if (length === -EAGAIN || length === 0) {
         return;
       } else if (length !== -EINTR) {
@@ -174,10 +188,6 @@ export class PollEngine implements Engine {
     }
   }
 
-  #view(length: number): Uint8Array {
-    return this.#views[length] ?? this.#buffer.subarray(0, length);
-  }
-
   #takeCommands(): void {
     // Reset before looking: a command sent in between rings again.
     this.#libc.read(this.#mailbox.wakeFd, this.#wakeCount, 8);
@@ -188,7 +198,7 @@ export class PollEngine implements Engine {
     const { leg } = command;
     this.#closeLeg(leg);
     try {
-      const socket = UdpSocket.open(command);
+      const socket = UdpSocket.open({ ...command, offloads: this.#offloads });
       this.#legs.set(leg, socket);
       this.#poll.add(socket.fd, { kind: "udp", leg, socket });
       this.#reports.push({ type: "udp_opened", leg, localAddress: socket.local.ip, localPort: socket.local.port });
@@ -209,7 +219,7 @@ export class PollEngine implements Engine {
   #openTun(name: string | undefined): void {
     this.#closeTun();
     try {
-      const device = TunDevice.open(name);
+      const device = TunDevice.open(name, this.#offloads);
       this.#tun = device;
       this.#tunIndex = linkIndex(device.name);
       this.#poll.add(device.fd, { kind: "tun", device });

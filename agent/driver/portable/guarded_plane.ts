@@ -4,7 +4,7 @@
  * An exception from a plane is a bug of ours, but it may be one that a packet from the network can reach: it must not take down every
  * other peer's path. It is reported, at most once a second.
  */
-import type { Leg, Plane, PlaneCommand } from "../../data/plane.ts";
+import type { Leg, PacketOffload, Plane, PlaneCommand } from "../../data/plane.ts";
 import { after, type Instant } from "../../../shared/time.ts";
 import type { Report } from "../engine.ts";
 
@@ -40,9 +40,44 @@ export class GuardedPlane implements Plane {
     }
   }
 
+  handleDatagrams(
+    leg: Leg,
+    from: Uint8Array,
+    bytes: Uint8Array,
+    length: number,
+    frameBytes: number,
+    now: Instant,
+  ): void {
+    try {
+      this.#plane.handleDatagrams(leg, from, bytes, length, frameBytes, now);
+    } catch (error) {
+      this.#failed(error, now);
+    }
+  }
+
   handlePacket(packet: Uint8Array, now: Instant): void {
     try {
       this.#plane.handlePacket(packet, now);
+    } catch (error) {
+      this.#failed(error, now);
+    }
+  }
+
+  handleOffloaded(bytes: Uint8Array, start: number, end: number, offload: PacketOffload, now: Instant): void {
+    try {
+      this.#plane.handleOffloaded(bytes, start, end, offload, now);
+    } catch (error) {
+      this.#failed(error, now);
+    }
+  }
+
+  cork(): void {
+    this.#plane.cork();
+  }
+
+  uncork(now: Instant): void {
+    try {
+      this.#plane.uncork(now);
     } catch (error) {
       this.#failed(error, now);
     }

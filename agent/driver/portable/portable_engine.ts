@@ -13,6 +13,7 @@ import {
   unpackAddress,
 } from "../../../shared/address.ts";
 import type { Instant } from "../../../shared/time.ts";
+import { framesOf } from "../../data/send_batch.ts";
 import type { Leg, Plane } from "../../data/plane.ts";
 import type { Command, Engine, EngineCommand, EngineOptions, Report } from "../engine.ts";
 import { portableTime } from "./clock.ts";
@@ -58,7 +59,11 @@ export class PortableEngine implements Engine {
     };
     this.#plane = new GuardedPlane(
       options.createPlane({
-        transmit: (leg, to, bytes, hops) => this.#transmit(leg, to, bytes, hops),
+        transmit: (leg, to, bytes, frameBytes, hops) => {
+          let errno = 0;
+          for (const frame of framesOf(bytes, frameBytes)) errno = this.#transmit(leg, to, frame, hops) || errno;
+          return errno;
+        },
         deliver: () => {
           this.#tunWriteErrors++;
         },

@@ -1,6 +1,8 @@
 /** Two data planes that share keys, with a world in which every datagram, packet and report is kept. */
 import { DataPlane } from "../../../../agent/data/data_plane.ts";
+import type { PacketHeaders } from "../../../../agent/data/packet_headers.ts";
 import type { Leg, PathRef, PeerSlot, PlaneIo, PlaneReport } from "../../../../agent/data/plane.ts";
+import { framesOf } from "../../../../agent/data/send_batch.ts";
 import { ipBytes, packAddress } from "../../../../shared/address.ts";
 import { sha256 } from "../../../../shared/session/primitives.ts";
 import type { EpochKeys } from "../../../../shared/session/peer_session.ts";
@@ -23,10 +25,15 @@ export class World implements PlaneIo {
   readonly delivered: Uint8Array[] = [];
   readonly reports: PlaneReport[] = [];
   errno = 0;
+  /** Set by tests of a machine whose TUN device takes packets that are not finished. */
+  deliverUnfinished?: (packet: Uint8Array, headers: PacketHeaders, segmentBytes: number) => void;
 
-  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array): number {
-    if (this.errno === 0) this.datagrams.push({ leg, to: to.slice(), bytes: bytes.slice() });
-    return this.errno;
+  transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array, frameBytes: number): number {
+    if (this.errno !== 0) return this.errno;
+    for (const frame of framesOf(bytes, frameBytes)) {
+      this.datagrams.push({ leg, to: to.slice(), bytes: frame.slice() });
+    }
+    return 0;
   }
   deliver(packet: Uint8Array): void {
     this.delivered.push(packet.slice());

@@ -1,7 +1,8 @@
 /** A data worker with a plane for tests: it echoes, reports, and keeps one timer, each as the first byte of a datagram or command says. */
 import { runDataWorker } from "../../../../agent/driver/data_worker_loop.ts";
-import type { Leg, Plane, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
+import type { Leg, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
 import { after, type Instant } from "../../../../shared/time.ts";
+import { PlainPlane } from "./plain_plane.ts";
 
 /** First bytes of datagrams. */
 export const ECHO = 1;
@@ -10,19 +11,20 @@ export const THROW = 3;
 /** `remove_peer` with this slot ends the worker with an exception. */
 export const TIMER_MS = 30;
 
-class EchoPlane implements Plane {
+class EchoPlane extends PlainPlane {
   readonly #io: PlaneIo;
   #counted = 0;
   #timerAt: Instant | undefined;
 
   constructor(io: PlaneIo) {
+    super();
     this.#io = io;
   }
 
   handleCommand(command: PlaneCommand, now: Instant): void {
     if (command.type === "send_datagram") {
       const { leg, to } = command.path;
-      const errno = this.#io.transmit(leg, to, command.bytes);
+      const errno = this.#io.transmit(leg, to, command.bytes, command.bytes.length);
       if (errno !== 0) this.#io.report({ type: "send_failed", leg, to, errno, at: now });
     } else if (command.type === "read_counters") {
       this.#io.report({ type: "counters", peers: [], drops: { counted: this.#counted } });
@@ -33,7 +35,7 @@ class EchoPlane implements Plane {
     }
   }
 
-  handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void {
+  override handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void {
     if (bytes[0] === COUNT) {
       this.#counted++;
     } else if (bytes[0] === THROW) {
@@ -41,20 +43,18 @@ class EchoPlane implements Plane {
     } else if (bytes[0] === ECHO) {
       const echo = bytes.slice();
       echo[0] = 0;
-      this.#io.transmit(leg, from, echo);
+      this.#io.transmit(leg, from, echo, echo.length);
     } else {
       this.#io.report({ type: "datagram", leg, from, bytes, at: now });
     }
   }
 
-  handlePacket(): void {}
-
-  handleTimeout(now: Instant): void {
+  override handleTimeout(now: Instant): void {
     this.#timerAt = undefined;
     this.#io.report({ type: "wanted", peer: 0, at: now });
   }
 
-  deadline(): Instant | undefined {
+  override deadline(): Instant | undefined {
     return this.#timerAt;
   }
 }

@@ -1,13 +1,14 @@
 /** A data worker whose plane answers ICMP echo requests itself, so that a `ping` in the namespace tests the way in and out of the TUN device. */
 import { runDataWorker } from "../../../../agent/driver/data_worker_loop.ts";
-import type { Plane, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
-import type { Instant } from "../../../../shared/time.ts";
+import type { PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
+import { PlainPlane } from "./plain_plane.ts";
 
-class PingPlane implements Plane {
+class PingPlane extends PlainPlane {
   readonly #io: PlaneIo;
   #answered = 0;
 
   constructor(io: PlaneIo) {
+    super();
     this.#io = io;
   }
 
@@ -17,9 +18,7 @@ class PingPlane implements Plane {
     }
   }
 
-  handleDatagram(): void {}
-
-  handlePacket(packet: Uint8Array): void {
+  override handlePacket(packet: Uint8Array): void {
     const is4 = packet[0] !== undefined && packet[0] >> 4 === 4;
     // Swap source and destination; the checksums over both stay right.
     const [at, size] = is4 ? [12, 4] : [8, 16];
@@ -39,12 +38,6 @@ class PingPlane implements Plane {
     packet[icmp + 3] = ~sum & 0xff;
     this.#io.deliver(packet);
     this.#answered++;
-  }
-
-  handleTimeout(): void {}
-
-  deadline(): Instant | undefined {
-    return undefined;
   }
 }
 

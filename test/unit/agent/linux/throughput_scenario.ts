@@ -5,17 +5,19 @@
  * buffer and every datagram is counted.
  */
 import { heapStats } from "bun:jsc";
-import type { Leg, Plane, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
+import type { Leg, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
 import { type Command, createEngine, type Report } from "../../../../agent/driver/engine.ts";
 import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from "../../../../agent/driver/linux/libc.ts";
+import { chooseOffloads } from "../../../../agent/driver/linux/offloads.ts";
 import { packAddress } from "../../../../shared/address.ts";
+import { PlainPlane } from "./plain_plane.ts";
 
 const DATAGRAMS = 200_000;
 const WINDOW = 64;
 const BYTES = 1300;
 
 /** Sends from leg 1 to leg 2 of the same engine and counts what comes in. */
-class WindowPlane implements Plane {
+class WindowPlane extends PlainPlane {
   received = 0;
   readonly #io: PlaneIo;
   readonly #onDone: () => void;
@@ -23,6 +25,7 @@ class WindowPlane implements Plane {
   #to = new Uint8Array(18);
 
   constructor(io: PlaneIo, onDone: () => void) {
+    super();
     this.#io = io;
     this.#onDone = onDone;
   }
@@ -33,21 +36,18 @@ class WindowPlane implements Plane {
     this.#sendWindow();
   }
 
-  handleDatagram(_leg: Leg, _from: Uint8Array, bytes: Uint8Array): void {
-    if (bytes.length !== BYTES) throw new Error(`A datagram of ${bytes.length} bytes`);
-    this.received++;
-    if (this.received === DATAGRAMS) this.#onDone();
-    else if (this.received % WINDOW === 0) this.#sendWindow();
-  }
-
-  handlePacket(): void {}
-  handleTimeout(): void {}
-  deadline(): undefined {
-    return undefined;
+  override handleDatagrams(_leg: Leg, _from: Uint8Array, _bytes: Uint8Array, length: number, frameBytes: number): void {
+    if (frameBytes !== BYTES) throw new Error(`A datagram of ${frameBytes} bytes`);
+    for (let at = 0; at < length; at += frameBytes) {
+      this.received++;
+      if (this.received === DATAGRAMS) this.#onDone();
+      else if (this.received % WINDOW === 0) this.#sendWindow();
+    }
   }
 
   #sendWindow(): void {
-    for (let i = 0; i < WINDOW && this.received + i < DATAGRAMS; i++) this.#io.transmit(1, this.#to, this.#payload);
+    for (let i = 0; i < WINDOW && this.received + i < DATAGRAMS; i++)
+      this.#io.transmit(1, this.#to, this.#payload, BYTES);
   }
 }
 
@@ -89,6 +89,7 @@ const engine = createEngine(
       }),
     report,
     batchesRead: () => 0,
+    offloads: chooseOffloads(undefined),
   },
   { wakeFd, take: () => commands.shift() },
 );

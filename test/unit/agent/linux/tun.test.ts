@@ -2,6 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { libcUnavailable } from "../../../../agent/driver/linux/libc.ts";
+import { chooseOffloads } from "../../../../agent/driver/linux/offloads.ts";
 import { TunDevice, TunError } from "../../../../agent/driver/linux/tun.ts";
 
 const reason = libcUnavailable() ?? (process.getuid?.() === 0 ? undefined : "only root may make network namespaces");
@@ -39,7 +40,7 @@ test.runIf(reason === undefined)("ping reaches the plane and comes back, and not
 test.each(["", "a name", "waytoolongforaname", "%d%d", "..", "a/b"])('the device name "%s" is refused', (name) => {
   let refusal: unknown;
   try {
-    TunDevice.open(name);
+    TunDevice.open(name, chooseOffloads(undefined));
   } catch (error) {
     refusal = error;
   }

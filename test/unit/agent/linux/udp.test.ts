@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, test } from "vitest";
 import { EADDRINUSE, EAFNOSUPPORT, EAGAIN, EMSGSIZE } from "../../../../agent/driver/linux/errno.ts";
 import { IP_TTL, IPPROTO_IP, libc, libcUnavailable } from "../../../../agent/driver/linux/libc.ts";
+import { chooseOffloads } from "../../../../agent/driver/linux/offloads.ts";
 import { SystemError, UdpSocket, type UdpSocketOptions } from "../../../../agent/driver/linux/udp.ts";
 import { packAddress, unpackAddress } from "../../../../shared/address.ts";
 
@@ -38,10 +39,35 @@ describe.runIf(unavailable === undefined)("a UDP socket by libc", () => {
       return value[0] ?? 0;
     };
     const before = ttl();
-    expect(a.send(packAddress(a.local), Uint8Array.of(7), 4)).toBe(0);
+    expect(a.send(packAddress(a.local), Uint8Array.of(7), 1, 4)).toBe(0);
     expect(a.receive(new Uint8Array(16), new Uint8Array(18))).toBe(1);
     expect(ttl()).toBe(before);
   });
+
+  test.each(["", "none", "udp-send", "udp-receive"])(
+    "datagrams sent as one arrive as they were cut, with offloads %j",
+    (offloads) => {
+      const a = open({ family: 4, address: "127.0.0.1", port: 0 }, offloads);
+      const b = open({ family: 4, address: "127.0.0.1", port: 0 }, offloads);
+      const bytes = Uint8Array.from({ length: 43 * 1000 + 7 }, (_, i) => (i * 7) >>> 3);
+      const [buffer, from] = [new Uint8Array(65_536), new Uint8Array(18)];
+
+      expect(a.send(packAddress(b.local), bytes, 1000)).toBe(0);
+
+      const datagrams: Uint8Array[] = [];
+      let calls = 0;
+      for (let length = b.receive(buffer, from); length >= 0; length = b.receive(buffer, from), calls++) {
+        for (let at = 0; at < length; at += b.frameBytes || length) {
+          datagrams.push(buffer.slice(at, Math.min(length, at + (b.frameBytes || length))));
+        }
+      }
+      expect(datagrams.map(({ length }) => length)).toEqual([...Array.from({ length: 43 }, () => 1000), 7]);
+      expect(Buffer.concat(datagrams).equals(bytes)).toBe(true);
+      // One call each way only where both ends may: what is sent alone comes alone over loopback.
+      expect(calls).toBe(offloads === "" ? 1 : 44);
+      expect(unpackAddress(from)).toEqual(a.local);
+    },
+  );
 
   test("an empty datagram is a datagram", () => {
     const a = open({ family: 4, address: "127.0.0.1", port: 0 });
@@ -82,8 +108,8 @@ describe.runIf(unavailable === undefined)("a UDP socket by libc", () => {
   });
 });
 
-function open(options: UdpSocketOptions): UdpSocket {
-  const socket = UdpSocket.open(options);
+function open(options: Omit<UdpSocketOptions, "offloads">, offloads?: string): UdpSocket {
+  const socket = UdpSocket.open({ ...options, offloads: chooseOffloads(offloads) });
   opened.push(socket);
   return socket;
 }
