@@ -294,7 +294,7 @@ export class DataPlane implements Plane {
     const peer = this.#peers.get(slot);
     if (peer === undefined) return;
     for (const address of peer.addresses) this.#byAddress.delete(address, peer);
-    for (const localIndex of [...peer.epochs.keys()]) this.#dropEpoch(slot, localIndex);
+    for (const localIndex of peer.epochs.keys()) this.#dropEpoch(slot, localIndex);
     this.#timed.delete(peer);
     this.#peers.delete(slot);
   }
