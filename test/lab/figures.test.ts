@@ -13,7 +13,7 @@ import { type FlowReport, sleep, withFlow } from "./numbered_flow.ts";
 import type { Lab } from "./topology.ts";
 
 const IS_FULL = process.env["LAB_FULL"] === "1";
-const REPEATS = IS_FULL ? 2 : 1;
+const REPEATS = IS_FULL ? 10 : 1;
 const TIMEOUT_MS = IS_FULL ? 300_000 : 20_000;
 const RESULTS = fileURLToPath(new URL("../../.lab-results", import.meta.url));
 const NAT = "portrestricted" as const;
