@@ -8,18 +8,21 @@ import { DataPlane } from "../../agent/data/data_plane.ts";
 import { framesOf } from "../../agent/data/send_batch.ts";
 import type { Leg, PlaneReport } from "../../agent/data/plane.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../../agent/node/contract.ts";
-import { DATA_LEG_IPV4 } from "../../agent/node/legs.ts";
+import { DATA_LEG_IPV4, RELAY_LEGS } from "../../agent/node/legs.ts";
 import { Node } from "../../agent/node/node.ts";
 import type { VirtualClock } from "./clock.ts";
 import { START_UNIX_MS } from "./coordinator.ts";
 import type { AgentKeys } from "./keys.ts";
 import type { Host, Network } from "./network.ts";
 import type { SeededRandom } from "./random.ts";
+import { type RelayEndpoint, RelayLinks } from "./relay_link.ts";
 import { type SignalEndpoint, SignalLink } from "./signal_link.ts";
 
 /** Of the first process. Each further one gets another from its kernel, as without `--udp-port`. */
 const FIRST_DATA_PORT = 41_641;
 const FIRST_TEST_PORT = 50_000;
+/** As mesh_agent.ts. */
+const CHALLENGE_MS = 300;
 const LAST_TEST_PORT = 59_999;
 
 export interface TimedEvent {
@@ -35,6 +38,8 @@ export interface AgentWorld {
   readonly endpoint: SignalEndpoint;
   readonly fingerprint: string;
   readonly joinKey: string;
+  /** Undefined: a world without relays. */
+  readonly relays: RelayEndpoint | undefined;
 }
 
 export class SimAgent {
@@ -61,6 +66,7 @@ export class SimAgent {
   readonly #legs = new Map<Leg, number>();
   readonly #directTo = new Set<PeerId>();
   #link!: SignalLink;
+  #relays: RelayLinks | undefined;
   #instance = 0;
   #testPort = FIRST_TEST_PORT;
   #reports: PlaneReport[] = [];
@@ -104,6 +110,7 @@ export class SimAgent {
     this.plane = this.#newPlane();
     this.node = this.#newNode();
     this.#link = this.#newLink();
+    this.#relays = this.#newRelays();
     const dataPort = FIRST_DATA_PORT + this.#instance - 1;
     this.#openLeg(DATA_LEG_IPV4, dataPort);
     const prefixLength = this.host.site === undefined || this.host.ip === this.host.publicIp ? 32 : 24;
@@ -121,6 +128,7 @@ export class SimAgent {
     this.#legs.clear();
     this.#directTo.clear();
     this.#link.stop();
+    this.#relays?.stop();
   }
 
   restart(): void {
@@ -128,9 +136,17 @@ export class SimAgent {
     this.start();
   }
 
-  /** The way to the coordinator forgets the TCP connection. */
+  /** The way to the coordinator forgets all TCP connections. */
   loseSignalling(): void {
     this.#link.blackhole();
+    this.#relays?.blackhole();
+  }
+
+  /** The connections to the coordinator may have died: as `#challenge` in mesh_agent.ts. */
+  challenge(): void {
+    const timeoutMs = CHALLENGE_MS + 2 * (this.host.delay.upMs + this.host.delay.downMs);
+    this.#link.challenge(timeoutMs);
+    this.#relays?.challenge(timeoutMs);
   }
 
   do(action: (node: Node, now: Instant) => void): void {
@@ -168,6 +184,39 @@ export class SimAgent {
       deliver: (packet) => this.received.push(packet.slice()),
       report: (report) => this.#reports.push(report),
     });
+  }
+
+  #newRelays(): RelayLinks | undefined {
+    const { clock, network, random, relays } = this.#world;
+    if (relays === undefined) return undefined;
+    const links: RelayLinks = new RelayLinks({
+      clock,
+      network,
+      random,
+      host: this.host,
+      endpoint: relays,
+      id: this.id,
+      isSignalling: () => this.#link.isOpen,
+      isWanted: (kind) => this.node.wantsRelay(kind, this.now),
+      onState: (kind, isUp) => {
+        if (this.#relays === links && this.#isRunning)
+          this.#later(() => this.node.handleRelayState(kind, isUp, this.now));
+      },
+      onFrame: (kind, peer, frame) => {
+        const from = this.node.relaySource(peer);
+        if (from === undefined || this.#relays !== links) return;
+        this.#run(() =>
+          this.plane.handleCommand({ type: "receive_frames", leg: RELAY_LEGS[kind], from, frames: [frame] }, this.now),
+        );
+      },
+    });
+    return links;
+  }
+
+  /** Not within another input. */
+  #later(input: () => void): void {
+    if (this.#isBusy) this.#clock.after(0, () => this.#isRunning && this.#run(input));
+    else this.#run(input);
   }
 
   #newNode(): Node {
@@ -221,7 +270,9 @@ export class SimAgent {
       now: () => this.now,
       onMessage: (message) => this.#onSignal(message),
       onLost: () => {
-        if (this.#link === link && this.#isRunning) this.#run(() => this.node.handleSignalState(false, this.now));
+        if (this.#link !== link || !this.#isRunning) return;
+        this.#relays?.reopen();
+        this.#later(() => this.node.handleSignalState(false, this.now));
       },
     });
     return link;
@@ -237,6 +288,7 @@ export class SimAgent {
       }
       this.node.handleSignal(message, this.now);
     });
+    if (message.type === "welcome") this.#relays?.connectAll();
   }
 
   /** As a kernel that hands out ephemeral ports. */
@@ -289,13 +341,19 @@ export class SimAgent {
         this.#legs.delete(action.leg);
         break;
       case "relay_open":
+        this.#relays?.bind(action.kind, action.peer);
+        break;
       case "relay_close":
+        // An operator's wish, which nobody has here.
+        break;
       case "relay_send":
-        // The simulated coordinator has no relays.
+        this.#relays?.send(action.kind, action.peer, action.frames);
         break;
       case "event":
         this.events.push({ at: this.#clock.now, event: action.event });
+        if (action.event.type === "path_suspect") this.challenge();
         if (action.event.type !== "path_changed") break;
+        if (action.event.from === "direct" && action.event.to !== "direct") this.challenge();
         if (action.event.to !== "direct") this.#directTo.delete(action.event.id);
         else this.#directTo.add(action.event.id);
         break;

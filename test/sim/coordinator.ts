@@ -4,18 +4,24 @@ import { hmacSha256 } from "../../shared/session/primitives.ts";
 import type { LogEvent } from "../../coordinator/log.ts";
 import { type CoordinatorIdentity, loadIdentity } from "../../coordinator/registry/coordinator_identity.ts";
 import { JOIN_KEY_RANDOM_BYTES, newJoinKey } from "../../coordinator/registry/join_key.ts";
+import { type RelayAction, RelayHub, type RelayInput } from "../../coordinator/relay/relay_hub.ts";
 import { type ConnectionId, Hub, type HubAction, type HubInput } from "../../coordinator/signalling/hub.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
+import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { MemoryStore } from "../../coordinator/store/memory_store.ts";
 import { StunServer } from "../../coordinator/stun/stun_server.ts";
 import type { VirtualClock } from "./clock.ts";
 import type { Host, Network } from "./network.ts";
 import { SeededRandom } from "./random.ts";
+import type { RelayClient, RelayEndpoint } from "./relay_link.ts";
 import type { SignalClient, SignalEndpoint } from "./signal_link.ts";
 
+/** More than ever waits: a simulated connection takes everything at once. */
+const MAX_TAKEN_BYTES = 10_000_000;
 const STUN_PORTS: readonly [number, number] = [3478, 3479];
 export const START_UNIX_MS = 1_790_000_000_000;
 
-export class SimCoordinator implements SignalEndpoint {
+export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   readonly store = new MemoryStore();
   readonly identity: CoordinatorIdentity;
   /** A reusable join key. */
@@ -26,6 +32,10 @@ export class SimCoordinator implements SignalEndpoint {
   readonly #hosts: readonly Host[];
   readonly #clients = new Map<ConnectionId, SignalClient>();
   #hub: Hub | undefined;
+  #relay: RelayHub | undefined;
+  readonly #relayClients = new Map<number, RelayClient>();
+  #nextLeg = 1;
+  #isRelaying = false;
   #stun: StunServer | undefined;
   #nextConnection: ConnectionId = 1;
   #armedFor: number | undefined;
@@ -67,14 +77,72 @@ export class SimCoordinator implements SignalEndpoint {
       random: (length) => this.#random.bytes(length),
       unixMs: (now) => START_UNIX_MS + now,
     });
+    const hub = this.#hub;
+    this.#relay = new RelayHub({ isMember: (id) => hub.isMember(id), mayTalk: (a, b) => hub.mayTalk(a, b) });
+  }
+
+  openRelay(peer: PeerId, kind: RelayLeg, client: RelayClient): number {
+    const leg = this.#nextLeg++;
+    this.#relayClients.set(leg, client);
+    this.#relayStep({ type: "leg_opened", leg, peer, kind });
+    return leg;
+  }
+
+  bindRelay(leg: number, peer: PeerId): void {
+    this.#relayStep({ type: "bind", leg, peer });
+  }
+
+  sendRelay(leg: number, frames: readonly { readonly to: PeerId; readonly frame: Uint8Array }[]): void {
+    this.#relayStep({ type: "frames", leg, frames });
+  }
+
+  closeRelay(leg: number): void {
+    if (this.#relayClients.delete(leg)) this.#relayStep({ type: "leg_closed", leg });
+  }
+
+  /** As relay_service.ts. */
+  #relayStep(input: RelayInput): void {
+    const relay = this.#relay;
+    if (relay === undefined) return;
+    relay.handle(input, this.#clock.now);
+    if (this.#isRelaying) return;
+    this.#isRelaying = true;
+    for (let action = relay.poll(); action !== undefined; action = relay.poll()) this.#relayPerform(relay, action);
+    this.#isRelaying = false;
+  }
+
+  #relayPerform(relay: RelayHub, action: RelayAction): void {
+    switch (action.type) {
+      case "ready": {
+        const client = this.#relayClients.get(action.leg);
+        const taken = relay.take(action.leg, this.#clock.now, MAX_TAKEN_BYTES, 0);
+        for (const { from, frame } of taken) client?.receive(from, frame);
+        break;
+      }
+      case "close":
+        this.#relayClients.get(action.leg)?.closed();
+        this.#relayClients.delete(action.leg);
+        break;
+      case "peer_leg":
+        this.#step({ type: "peer_leg", to: action.to, peer: action.peer, leg: action.leg });
+        break;
+      case "unbound":
+        break;
+      default:
+        assertNever(action);
+    }
   }
 
   /** The process is killed: its kernel closes the connections, STUN falls silent. */
   stop(): void {
     const clients = [...this.#clients.values()];
     this.#clients.clear();
+    const relayClients = [...this.#relayClients.values()];
+    this.#relayClients.clear();
     this.#hub = undefined;
     this.#stun = undefined;
+    this.#relay = undefined;
+    for (const client of relayClients) client.closed();
     for (const client of clients) client.closed("coordinator stopped");
   }
 
@@ -119,8 +187,12 @@ export class SimCoordinator implements SignalEndpoint {
         break;
       }
       case "authenticated":
+        break;
       case "joined":
+        this.#relayStep({ type: "agent_joined", peer: action.peer });
+        break;
       case "rules_changed":
+        this.#relayStep({ type: "rules_changed", peer: action.peer });
         break;
       case "add_token":
         this.#stun?.addToken(action.id, action.secret, this.#clock.now);

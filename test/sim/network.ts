@@ -38,6 +38,10 @@ export class Host {
   readonly sockets = new Map<number, Receive>();
   /** Everything that this host may send or receive is lost: its site blocks UDP. */
   isUdpBlocked = false;
+  /** TCP to port 2222 does not get out. */
+  isSshBlocked = false;
+  /** Nothing gets out: a captive portal. */
+  isOffline = false;
   /** Datagrams sent, by destination ip: for the rules about what may be sent where. */
   readonly sentTo = new Map<string, number>();
 
@@ -77,7 +81,7 @@ export class Network {
 
   send(host: Host, sourcePort: number, to: TransportAddress, bytes: Uint8Array): void {
     host.sentTo.set(to.ip, (host.sentTo.get(to.ip) ?? 0) + 1);
-    if (host.isUdpBlocked) return;
+    if (host.isUdpBlocked || host.isOffline) return;
     const from = { ip: host.ip, port: sourcePort };
     const { site } = host;
     if (site !== undefined && to.ip.startsWith(site.lanPrefix)) {
@@ -115,5 +119,5 @@ export class Network {
 }
 
 function deliver(host: Host, port: number, from: TransportAddress, bytes: Uint8Array): void {
-  if (!host.isUdpBlocked) host.sockets.get(port)?.(bytes, from);
+  if (!host.isUdpBlocked && !host.isOffline) host.sockets.get(port)?.(bytes, from);
 }

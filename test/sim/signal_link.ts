@@ -34,7 +34,7 @@ export interface SignalEndpoint {
 
 /** As signal_client.ts. */
 const FIRST_RETRY_MS = 250;
-const MAX_RETRY_MS = 8000;
+const MAX_RETRY_MS = 3500;
 const OPEN_TIMEOUT_MS = 8000;
 const SILENCE_TIMEOUT_MS = 25_000;
 /** TCP's smallest retransmission timeout on Linux: how much later a lost segment comes, besides its round trip. */
@@ -101,7 +101,7 @@ export class SignalLink {
     // TCP's and WebSocket's own handshakes: two round trips before the first byte of ours.
     const roundTripMs = host.delay.upMs + host.delay.downMs;
     clock.after(roundTripMs + host.delay.upMs, () => {
-      if (this.#stream !== stream || stream.isDead) return;
+      if (this.#stream !== stream || stream.isDead || host.isOffline) return;
       if (!endpoint.isUp) {
         clock.after(host.delay.downMs, () => this.#lost(stream));
         return;
@@ -130,6 +130,16 @@ export class SignalLink {
     const { clock, host, endpoint } = this.#options;
     clock.after(host.delay.upMs, () => {
       if (stream.connection !== undefined) endpoint.closed(stream.connection);
+    });
+  }
+
+  /** Asks for a sign of life; a dead connection is opened anew when none has come. */
+  challenge(timeoutMs: number): void {
+    const stream = this.#stream;
+    this.#options.clock.after(timeoutMs, () => {
+      if (stream?.isDead !== true || this.#stream !== stream) return;
+      this.#retryMs = FIRST_RETRY_MS;
+      this.#lost(stream);
     });
   }
 

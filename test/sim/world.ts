@@ -18,6 +18,7 @@ export interface WorldOptions {
   readonly coordinatorAddresses?: 1 | 2;
   /** An actor stands before the hub that may change what it says. */
   readonly isHostile?: boolean;
+  readonly hasRelays?: boolean;
 }
 
 export class World {
@@ -70,6 +71,7 @@ export class World {
       endpoint: this.#options.isHostile === true ? this.hostile : this.coordinator,
       fingerprint: this.coordinator.identity.fingerprint,
       joinKey: this.coordinator.joinKey,
+      relays: this.#options.hasRelays === true ? this.coordinator : undefined,
     });
     this.hostile.know(agent.keys);
     this.agents.push(agent);
