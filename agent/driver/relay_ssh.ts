@@ -46,6 +46,7 @@ export class RelaySsh {
   readonly #events: RelayEvents;
   readonly #client = new Client();
   readonly #channels = new Map<PeerId, Channel>();
+  #challenge: ReturnType<typeof setTimeout> | undefined;
   #isUp = false;
   #isClosed = false;
 
@@ -90,6 +91,17 @@ export class RelaySsh {
     });
   }
 
+  /** Asks for a sign of life: a channel that nobody offers, whose refusal is one. Without it in time the connection is given up. */
+  challenge(timeoutMs: number): void {
+    if (!this.#isUp || this.#challenge !== undefined) return;
+    this.#challenge = setTimeout(() => this.close(), timeoutMs);
+    this.#client.forwardOut("127.0.0.1", 0, "challenge.relay", 1, (_error, stream: ClientChannel | undefined) => {
+      clearTimeout(this.#challenge);
+      this.#challenge = undefined;
+      stream?.end();
+    });
+  }
+
   /** Opens this peer's channel, so that its frames come in and the coordinator tells of its legs. */
   bind(peer: PeerId): void {
     if (this.#channels.has(peer)) return;
@@ -130,6 +142,7 @@ export class RelaySsh {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#isUp = false;
+    clearTimeout(this.#challenge);
     this.#channels.clear();
     // `end` alone waits for a connection that may never come.
     this.#client.destroy();

@@ -96,9 +96,10 @@ export class Relays {
     (kind === "ssh" ? this.#ssh : this.#socket)?.send(peer, frames);
   }
 
-  /** Something may have killed the connections without a word. The SSH connection shares the fate of signalling: `reopen` follows. */
+  /** Something may have killed the connections without a word. */
   challenge(timeoutMs: number): void {
     this.#socket?.challenge(timeoutMs);
+    this.#ssh?.challenge(timeoutMs);
   }
 
   /** Signalling has died and come back: what was open beside it is not waited for. */

@@ -80,7 +80,7 @@ export type NodeEvent =
       /** The largest stream frame for this path. */
       readonly streamFrameBytes: number;
     }
-  /** The direct path to this peer may be dying: the driver asks whether the connections to the coordinator still live. */
+  /** The path to this peer may be dying: the driver asks whether the connections to the coordinator still live. */
   | { readonly type: "path_suspect"; readonly id: PeerId }
   /** An attempt with many packets, by consent of both, has ended. */
   | {

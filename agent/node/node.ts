@@ -310,6 +310,10 @@ export class Node {
       peer.session.handleTimeout(now);
       peer.paths.handleTimeout(now);
       this.#news.handleTimeout(peer, now);
+      const askAt = peer.relayWatch.dueAt(peer.relayRttMs);
+      if (askAt === undefined || now < askAt) continue;
+      peer.relayWatch.onAsked(now);
+      this.#outbox.event({ type: "path_suspect", id: peer.id });
     }
     if (this.#tickAt === undefined || now >= this.#tickAt) {
       this.#tickAt = after(now, TICK_MS);
@@ -320,8 +324,8 @@ export class Node {
 
   deadline(): Instant | undefined {
     let first = earliest(this.#gathering.deadline(), this.#hardPunching.deadline(), this.#tickAt, this.#toOpen?.at);
-    for (const { session, paths, told } of this.#book.values()) {
-      first = earliest(first, session.deadline(), paths.deadline(), told.retellAt);
+    for (const { session, paths, told, relayWatch, relayRttMs } of this.#book.values()) {
+      first = earliest(first, session.deadline(), paths.deadline(), told.retellAt, relayWatch.dueAt(relayRttMs));
     }
     return first;
   }
@@ -570,6 +574,7 @@ export class Node {
     if (peer === undefined || message === undefined || peer.trust !== "pinned") return;
     const isUdp = report.leg < FIRST_RELAY_LEG;
     const from = isUdp ? unpackAddress(report.from) : undefined;
+    if (!isUdp && report.leg !== SIGNAL_LEG) peer.relayWatch.onHeard(report.at);
     if (from !== undefined) peer.paths.handleReceived(report.leg, from, message.type === "probe", report.at);
     switch (message.type) {
       case "probe":
@@ -638,8 +643,13 @@ export class Node {
     if (hasReceived && report.leg < FIRST_RELAY_LEG) {
       peer.paths.handleReceived(report.leg, unpackAddress(report.from), false, report.at);
     }
-    if (peer.route?.kind !== "direct") return;
-    peer.paths.handleTraffic(report.sent, report.received, report.at);
+    if (peer.route === undefined) return;
+    if (peer.route.kind === "direct") {
+      peer.paths.handleTraffic(report.sent, report.received, report.at);
+      return;
+    }
+    peer.relayWatch.onMoved(report.at);
+    if (hasReceived) peer.relayWatch.onHeard(report.at);
   }
 
   // After every input

@@ -12,6 +12,7 @@ import type { Pair } from "../path/pair.ts";
 import type { PeerPaths } from "../path/peer_paths.ts";
 import type { PathKind, Route } from "./ladder.ts";
 import type { Told } from "./news.ts";
+import type { RelayWatch } from "./relay_watch.ts";
 
 /** PRODUCT.md, "In use": data, a stream, `ping` or `forward` moved within this time. */
 export const IN_USE_MS = 120_000;
@@ -58,6 +59,7 @@ export interface Peer {
   wish: RungWish;
   remoteWish: RungWish;
   relayRttMs: number | undefined;
+  readonly relayWatch: RelayWatch;
   relayEchoAt: Instant | undefined;
   /** How attempts with many packets have gone. */
   punches: PunchRecord;

@@ -12,6 +12,7 @@ import type { NodeOptions } from "./contract.ts";
 import type { Gathering } from "./gathering.ts";
 import { nothingTold } from "./news.ts";
 import type { Peer } from "./peer.ts";
+import { RelayWatch } from "./relay_watch.ts";
 
 export class PeerBook {
   readonly #options: NodeOptions;
@@ -90,6 +91,7 @@ export class PeerBook {
       wish: "auto",
       remoteWish: "auto",
       relayRttMs: undefined,
+      relayWatch: new RelayWatch(),
       relayEchoAt: undefined,
       rxBytes: 0,
       txBytes: 0,

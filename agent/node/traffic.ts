@@ -54,6 +54,7 @@ export class Traffic {
     peer.route = route;
     peer.paths.setRelayed(route !== undefined && route.kind !== "direct");
     peer.relayRttMs = undefined;
+    peer.relayWatch.reset();
     peer.relayEchoAt = undefined;
     const path = this.#outbox.routeRef(peer);
     const mtu =

@@ -142,7 +142,8 @@ export class PathWatch {
   /** Nobody gets our data, while the path answers: only then are reports believed alone. */
   #deafAt(pair: Pair): Instant | undefined {
     const since = this.#delivery.silentSince(DEAF_PACKETS, DEAF_MS - COUNT_MS + (pair.rttMs ?? 0));
-    if (since === undefined || pair.provenAt === undefined || pair.provenAt < since) return undefined;
+    // The peer has answered well within the silence: it is there, and not merely slow.
+    if (since === undefined || pair.provenAt === undefined || pair.provenAt < after(since, DEAF_MS / 2)) return undefined;
     return after(since, DEAF_MS + (pair.rttMs ?? 0));
   }
 
