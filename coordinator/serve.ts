@@ -133,6 +133,7 @@ async function open(config: ServeConfig, log: Log, closers: (() => void)[]): Pro
     addToken: (id, secret) => stun.addToken(id, secret),
     removeToken: (id) => stun.removeToken(id),
     onJoined: (peer) => relay?.onAgentJoined(peer),
+    onLegLost: (peer, leg) => relay?.onLegLost(peer, leg),
     onRulesChanged: (peer) => {
       relay?.onRulesChanged(peer);
       ssh?.onRulesChanged();

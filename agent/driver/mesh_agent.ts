@@ -125,6 +125,7 @@ export class MeshAgent {
       useWebSocket: config.webSocket,
       jumpDoor: jumpDoorOf(config, () => this.#self.name),
       requestToken: () => this.#signal.send({ type: "relay_token_request" }),
+      tellLost: (leg) => this.#signal.send({ type: "leg_lost", leg }),
       isWanted: (kind) => this.node.wantsRelay(kind, this.#now()),
       onState: (kind, isUp) => this.#step((now) => this.node.handleRelayState(kind, isUp, now)),
       onFrames: (kind, peer, frames) => this.#onRelayFrames(kind, peer, frames),

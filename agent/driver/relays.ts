@@ -29,6 +29,8 @@ export interface RelaysOptions {
   readonly jumpDoor: JumpDoor | undefined;
   /** Asks signalling for a token; it comes back by `handleToken`. */
   readonly requestToken: () => void;
+  /** Tells the coordinator that we have no such connection: its end may not know. */
+  readonly tellLost: (kind: RelayLeg) => void;
   /** Would a peer in use get a path, or a better one, by this connection? */
   readonly isWanted: (kind: RelayLeg) => boolean;
   readonly onState: (kind: RelayLeg, isUp: boolean) => void;
@@ -45,6 +47,7 @@ export class Relays {
   #socket: RelaySocket | undefined;
   #ssh: RelaySsh | undefined;
   #endpoint: SshEndpoint | undefined;
+  readonly #up = new Set<RelayLeg>();
   #isSignalling = false;
   #isStopped = false;
   readonly #closing = new Map<PeerId, ReturnType<typeof setTimeout>>();
@@ -61,6 +64,7 @@ export class Relays {
   handleWelcome(endpoint: SshEndpoint | undefined): void {
     this.#isSignalling = true;
     this.#endpoint = endpoint;
+    for (const kind of ["ssh", "websocket"] as const) if (!this.#up.has(kind)) this.#options.tellLost(kind);
     this.retryNow();
   }
 
@@ -153,8 +157,11 @@ export class Relays {
 
   #onState(kind: RelayLeg, isUp: boolean): void {
     const retry = this.#retries[kind];
-    if (isUp) retry.waitMs = FIRST_RETRY_MS;
-    else {
+    if (isUp) {
+      retry.waitMs = FIRST_RETRY_MS;
+      this.#up.add(kind);
+    } else {
+      if (this.#up.delete(kind) && this.#isSignalling) this.#options.tellLost(kind);
       if (kind === "ssh") this.#ssh = undefined;
       else this.#socket = undefined;
       if (!this.#isStopped) {

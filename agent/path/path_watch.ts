@@ -143,7 +143,8 @@ export class PathWatch {
   #deafAt(pair: Pair): Instant | undefined {
     const since = this.#delivery.silentSince(DEAF_PACKETS, DEAF_MS - COUNT_MS + (pair.rttMs ?? 0));
     // The peer has answered well within the silence: it is there, and not merely slow.
-    if (since === undefined || pair.provenAt === undefined || pair.provenAt < after(since, DEAF_MS / 2)) return undefined;
+    if (since === undefined || pair.provenAt === undefined || pair.provenAt < after(since, DEAF_MS / 2))
+      return undefined;
     return after(since, DEAF_MS + (pair.rttMs ?? 0));
   }
 

@@ -41,6 +41,8 @@ export type RelayInput =
   /** An agent that has proven its identity. A leg of the same kind that it had is replaced. */
   | { readonly type: "leg_opened"; readonly leg: LegId; readonly peer: PeerId; readonly kind: RelayLeg }
   | { readonly type: "leg_closed"; readonly leg: LegId }
+  /** The agent says that it has no leg of this kind: ours is a connection that has died without a word. */
+  | { readonly type: "leg_lost"; readonly peer: PeerId; readonly kind: RelayLeg }
   /** The agent wants to talk to `peer` on this leg: it has bound an index, or opened a channel. */
   | { readonly type: "bind"; readonly leg: LegId; readonly peer: PeerId }
   /** Its channel has closed. */
@@ -140,6 +142,13 @@ export class RelayHub {
         return this.#open(input.leg, input.peer, input.kind, now);
       case "leg_closed":
         return this.#withLeg(input.leg, (leg) => this.#close(leg, now));
+      case "leg_lost": {
+        const leg = this.#agents.get(input.peer)?.legs.get(input.kind);
+        if (leg === undefined) return;
+        this.#actions.push({ type: "close", leg: leg.id, reason: "replaced" });
+        this.#close(leg, now);
+        return;
+      }
       case "bind":
         return this.#withLeg(input.leg, (leg) => this.#bind(leg, input.peer, now));
       case "release":

@@ -37,6 +37,7 @@ export interface RelayService {
   leg(peer: PeerId, kind: RelayLeg, port: LegPort): LegHandle;
   onRulesChanged(peer?: PeerId): void;
   onAgentJoined(peer: PeerId): void;
+  onLegLost(peer: PeerId, kind: RelayLeg): void;
   readonly counters: RelayCounters;
   readonly legCount: number;
 }
@@ -120,6 +121,7 @@ export function createRelayService(options: RelayServiceOptions): RelayService {
       };
     },
     onRulesChanged: (peer) => step({ type: "rules_changed", peer }),
+    onLegLost: (peer, kind) => step({ type: "leg_lost", peer, kind }),
     onAgentJoined: (peer) => step({ type: "agent_joined", peer }),
     counters: hub.counters,
     get legCount() {

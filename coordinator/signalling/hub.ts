@@ -71,6 +71,8 @@ export type HubAction =
   | { readonly type: "remove_token"; readonly id: string }
   /** An agent is there, perhaps again: what the relay told it before is lost. */
   | { readonly type: "joined"; readonly peer: PeerId }
+  /** The agent has no such relay leg any more. */
+  | { readonly type: "leg_lost"; readonly peer: PeerId; readonly leg: RelayLeg }
   /** Who may talk to whom has changed: for this peer, or for anybody. */
   | { readonly type: "rules_changed"; readonly peer?: PeerId }
   | { readonly type: "event"; readonly event: LogEvent }
@@ -431,6 +433,9 @@ export class Hub {
         if (agent.relayTokens.take(now))
           this.#send(connection, { type: "relay_token", token: this.#relayTokens.issue(agent.id, now) });
         else this.#dropped++;
+        return;
+      case "leg_lost":
+        this.#actions.push({ type: "leg_lost", peer: agent.id, leg: message.leg });
         return;
       case "leave":
         return this.#close(connection, CLOSE_NORMAL, "left", now);

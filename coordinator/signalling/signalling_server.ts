@@ -48,6 +48,7 @@ export interface SignallingOptions {
   readonly addToken: (id: string, secret: Uint8Array) => void;
   readonly removeToken: (id: string) => void;
   readonly onJoined: (peer: PeerId) => void;
+  readonly onLegLost: (peer: PeerId, leg: RelayLeg) => void;
   /** Who may talk to whom has changed: for this peer, or for anybody. */
   readonly onRulesChanged: (peer: PeerId | undefined) => void;
 }
@@ -121,6 +122,8 @@ export function createSignallingServer(options: SignallingOptions): SignallingSe
         return options.removeToken(action.id);
       case "joined":
         return options.onJoined(action.peer);
+      case "leg_lost":
+        return options.onLegLost(action.peer, action.leg);
       case "rules_changed":
         return options.onRulesChanged(action.peer);
       case "event":

@@ -124,6 +124,8 @@ export const AgentMessage = v.variant("type", [
   v.object({ type: v.literal("ping"), id: Round }),
   /** Asks for a token to open a relay connection with. */
   v.object({ type: v.literal("relay_token_request") }),
+  /** We have no such relay leg: what the coordinator still has of it is a connection that has died without a word. */
+  v.object({ type: v.literal("leg_lost"), leg: RelayLeg }),
   v.object({ type: v.literal("leave") }),
 ]);
 export type AgentMessage = v.InferOutput<typeof AgentMessage>;

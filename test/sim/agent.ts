@@ -197,6 +197,7 @@ export class SimAgent {
       endpoint: relays,
       id: this.id,
       isSignalling: () => this.#link.isOpen,
+      tellLost: (leg) => this.#link.send({ type: "leg_lost", leg }),
       isWanted: (kind) => this.node.wantsRelay(kind, this.now),
       onState: (kind, isUp) => {
         if (this.#relays === links && this.#isRunning)

@@ -191,6 +191,9 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
       case "joined":
         this.#relayStep({ type: "agent_joined", peer: action.peer });
         break;
+      case "leg_lost":
+        this.#relayStep({ type: "leg_lost", peer: action.peer, kind: action.leg });
+        break;
       case "rules_changed":
         this.#relayStep({ type: "rules_changed", peer: action.peer });
         break;

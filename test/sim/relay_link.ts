@@ -42,6 +42,7 @@ export interface RelayLinkOptions {
   readonly endpoint: RelayEndpoint;
   readonly id: PeerId;
   readonly isSignalling: () => boolean;
+  readonly tellLost: (kind: RelayLeg) => void;
   readonly isWanted: (kind: RelayLeg) => boolean;
   readonly onState: (kind: RelayLeg, isUp: boolean) => void;
   readonly onFrame: (kind: RelayLeg, from: PeerId, frame: Uint8Array) => void;
@@ -70,6 +71,7 @@ export class RelayLinks {
   connectAll(): void {
     for (const kind of ["ssh", "websocket"] as const) {
       this.#waits[kind] = FIRST_RETRY_MS;
+      if (this.#streams.get(kind)?.isUp !== true) this.#options.tellLost(kind);
       this.#connect(kind);
     }
   }
@@ -162,6 +164,7 @@ export class RelayLinks {
     if (this.#streams.get(kind) !== stream) return;
     const { clock, random } = this.#options;
     this.#streams.delete(kind);
+    if (stream.isUp && this.#options.isSignalling()) this.#options.tellLost(kind);
     this.#close(stream);
     if (this.#isStopped) return;
     const waitMs = this.#waits[kind] * (0.5 + random.next());

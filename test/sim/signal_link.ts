@@ -37,6 +37,8 @@ const FIRST_RETRY_MS = 250;
 const MAX_RETRY_MS = 3500;
 const OPEN_TIMEOUT_MS = 8000;
 const SILENCE_TIMEOUT_MS = 25_000;
+/** When TCP on Linux repeats a first segment. */
+const SYN_MS = [1000, 3000, 7000];
 /** TCP's smallest retransmission timeout on Linux: how much later a lost segment comes, besides its round trip. */
 const RETRANSMIT_MS = 200;
 
@@ -100,8 +102,8 @@ export class SignalLink {
     this.#watch(OPEN_TIMEOUT_MS);
     // TCP's and WebSocket's own handshakes: two round trips before the first byte of ours.
     const roundTripMs = host.delay.upMs + host.delay.downMs;
-    clock.after(roundTripMs + host.delay.upMs, () => {
-      if (this.#stream !== stream || stream.isDead || host.isOffline) return;
+    const arrive = (): void => {
+      if (this.#stream !== stream || stream.isDead) return;
       if (!endpoint.isUp) {
         clock.after(host.delay.downMs, () => this.#lost(stream));
         return;
@@ -112,7 +114,13 @@ export class SignalLink {
         closed: () => this.#down(stream, () => this.#lost(stream)),
       });
       this.#down(stream, () => this.#up(stream, stream.channel.start()));
-    });
+    };
+    // TCP repeats its first segment where nothing gets out.
+    const send = (): void => {
+      if (!host.isOffline) clock.after(roundTripMs + host.delay.upMs, arrive);
+    };
+    if (host.isOffline) for (const delayMs of SYN_MS) clock.after(delayMs, () => stream.connection ?? send());
+    else send();
   }
 
   /** Dropped when there is no connection, as the driver does. */

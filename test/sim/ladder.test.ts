@@ -1,0 +1,17 @@
+/** The ladder in random worlds with relays: always the same few here, as many as you like with `npm run sim -- --ladder`. */
+import { expect, test } from "vitest";
+import { runLadderWorld } from "./ladder_world.ts";
+
+test.each([
+  [1, "a relay that dies with its router is asked as soon as it falls silent, not when its keepalives fail"],
+  [15, "the coordinator forgets an SSH leg that the agent has lost and cannot open again, and uses the WebSocket"],
+  [16, "a captive portal opens for a machine that only gets out by WebSocket"],
+  [24, "a router that reboots where SSH has been closed meanwhile"],
+])("seed %i: %s", (seed) => {
+  const { story, failures } = runLadderWorld(seed);
+  expect(failures, story.join("\n")).toEqual([]);
+});
+
+test("ten worlds more, always the same", () => {
+  for (let seed = 3000; seed < 3010; seed++) expect(runLadderWorld(seed)).toMatchObject({ seed, failures: [] });
+});
