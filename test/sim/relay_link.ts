@@ -101,13 +101,13 @@ export class RelayLinks {
   /** A dead one is found out; a living one answers in time. */
   challenge(timeoutMs: number): void {
     this.#options.clock.after(timeoutMs, () => {
-      for (const [kind, stream] of [...this.#streams]) if (stream.isDead) this.#lost(kind, stream);
+      for (const [kind, stream] of this.#streams) if (stream.isDead) this.#lost(kind, stream);
     });
   }
 
   /** Given up together with signalling. */
   reopen(): void {
-    for (const [kind, stream] of [...this.#streams]) this.#lost(kind, stream);
+    for (const [kind, stream] of this.#streams) this.#lost(kind, stream);
   }
 
   stop(): void {
