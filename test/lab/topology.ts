@@ -147,9 +147,14 @@ export class Lab {
   }
 
   /** Changes delay or loss of the internet segment; returns once frames are treated so. Only in a lab that has the wire. */
-  async setWire(change: {
+  async setWire({
+    roundTripMs,
+    ...rest
+  }: {
     readonly roundTripMs?: number;
     readonly lossPercent?: number;
+    readonly duplicatePercent?: number;
+    readonly reorderPercent?: number;
     readonly hops?: number;
   }): Promise<void> {
     const wire = this.#wire;
@@ -158,9 +163,8 @@ export class Lab {
     wire.write(
       `${JSON.stringify({
         // A frame passes two ports on each of the two ways.
-        ...(change.roundTripMs === undefined ? {} : { delayMs: change.roundTripMs / 4 }),
-        ...(change.lossPercent === undefined ? {} : { lossPercent: change.lossPercent }),
-        ...(change.hops === undefined ? {} : { hops: change.hops }),
+        ...(roundTripMs === undefined ? {} : { delayMs: roundTripMs / 4 }),
+        ...rest,
       })}\n`,
     );
     await wire.waitFor(

@@ -3,7 +3,7 @@
  *
  * Usage, inside the lab's `internet` namespace: `bun wire.ts PORT...`; each PORT becomes a TAP device that the lab then moves to where
  * it belongs, while the file descriptor stays here. Prints `ready` once all exist. Standard input takes one JSON object a line,
- * `{"delayMs": 12.5, "lossPercent": 1, "hops": 5}`, and its end is the end of the wire, so that it never outlives the lab.
+ * `{"delayMs": 12.5, "lossPercent": 1, "duplicatePercent": 1, "reorderPercent": 1, "hops": 5}`, and its end is the end of the wire, so that it never outlives the lab.
  *
  * Every frame waits `delayMs` at the port where it comes in and again where it goes out. Both waits are one entry in a queue sorted by
  * due time, and order is kept: a frame never overtakes an earlier one, also when the delay is lowered. One ppoll(2) sleeps until a
@@ -60,6 +60,9 @@ let tail = 0;
 
 let delayMs = 0;
 let lossPercent = 0;
+let duplicatePercent = 0;
+/** Frames that change places with the one before them of the same port, if that still waits. */
+let reorderPercent = 0;
 /** Routers that this wire stands for: so much less time to live has each IPv4 packet, and one that has none left is gone. */
 let hops = 0;
 /** MAC address, as a number, to the port behind which it was last seen. */
@@ -85,19 +88,44 @@ function ageIPv4(offset: number): boolean {
   return true;
 }
 
+const happens = (percent: number): boolean => percent > 0 && Math.random() * 100 < percent;
+
+/** The frame in this slot, the next free one, waits for its time. */
+function queue(slot: number, port: number, length: number): void {
+  frameBytes[slot] = length;
+  ingress[slot] = port;
+  const before = tail > head ? (dueAt[(tail - 1) % SLOTS] ?? 0) : 0;
+  dueAt[slot] = Math.max(before, performance.now() + 2 * delayMs);
+  tail += 1;
+}
+
+function swapWithPrevious(slot: number): void {
+  const previous = (slot + SLOTS - 1) % SLOTS;
+  if (tail - head < 2 || ingress[previous] !== ingress[slot]) return;
+  const [at, before] = [slot * SLOT_BYTES, previous * SLOT_BYTES];
+  scratch.set(memory.subarray(at, at + SLOT_BYTES));
+  memory.copyWithin(at, before, before + SLOT_BYTES);
+  memory.set(scratch, before);
+  const length = frameBytes[slot] ?? 0;
+  frameBytes[slot] = frameBytes[previous] ?? 0;
+  frameBytes[previous] = length;
+}
+
 function takeIn(port: number, fd: number): void {
   for (let count = 0; count < BURST && tail - head < SLOTS; count += 1) {
     const slot = tail % SLOTS;
     const length = Number(libc.read(fd, memoryAt + slot * SLOT_BYTES, SLOT_BYTES));
     if (length < 14) return;
     portOf.set(macAt(slot * SLOT_BYTES + 6), port);
-    if (lossPercent > 0 && Math.random() * 100 < lossPercent) continue;
+    if (happens(lossPercent)) continue;
     if (hops > 0 && !ageIPv4(slot * SLOT_BYTES)) continue;
-    frameBytes[slot] = length;
-    ingress[slot] = port;
-    const before = tail > head ? (dueAt[(tail - 1) % SLOTS] ?? 0) : 0;
-    dueAt[slot] = Math.max(before, performance.now() + 2 * delayMs);
-    tail += 1;
+    queue(slot, port, length);
+    if (happens(reorderPercent)) swapWithPrevious(slot);
+    if (happens(duplicatePercent) && tail - head < SLOTS) {
+      const copy = tail % SLOTS;
+      memory.copyWithin(copy * SLOT_BYTES, slot * SLOT_BYTES, slot * SLOT_BYTES + length);
+      queue(copy, port, frameBytes[slot] ?? length);
+    }
   }
   // A full wire loses what comes next. Without reading it, ppoll would return at once for ever.
   if (tail - head >= SLOTS) {
@@ -139,8 +167,16 @@ function takeCommands(): void {
   const parts = (inputRest + new TextDecoder().decode(inputBuffer.subarray(0, length))).split("\n");
   inputRest = parts.pop() ?? "";
   for (const part of parts) {
-    const command = JSON.parse(part) as { delayMs?: number; lossPercent?: number; hops?: number };
+    const command = JSON.parse(part) as {
+      delayMs?: number;
+      lossPercent?: number;
+      duplicatePercent?: number;
+      reorderPercent?: number;
+      hops?: number;
+    };
     hops = command.hops ?? hops;
+    duplicatePercent = command.duplicatePercent ?? duplicatePercent;
+    reorderPercent = command.reorderPercent ?? reorderPercent;
     delayMs = command.delayMs ?? delayMs;
     lossPercent = command.lossPercent ?? lossPercent;
     // Whoever changes the wire waits for this line, so that a test knows when the change holds.
