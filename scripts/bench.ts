@@ -1,179 +1,218 @@
 /**
- * Figures of the real programs on real NATs: how fast they start, what memory they take, how much and how quickly a direct path carries
- * beside the bare path under it. Prints a table and judges nothing: times on a shared machine are for people to compare.
+ * How fast the data path is, beside the bare path under it and other userspace tunnels in the same run, and what starting costs. Prints a
+ * table and judges nothing: figures of a shared machine are for people to compare.
  *
- * Usage: npm run bench -- [--json FILE] [--seconds N] [--help]
+ * Usage: npm run bench -- [--quick] [--rounds N] [--seconds N] [--only NAME,...] [--json FILE] [--help]
  */
-import { readFileSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
-import { fileURLToPath } from "node:url";
+import { writeFileSync } from "node:fs";
+import { cpus, release } from "node:os";
 import { parseArgs } from "node:util";
-import { bothDirect, type MeshAgent, startPair } from "../test/lab/mesh.ts";
-import type { LabProcess } from "../test/lab/process.ts";
-import { createLab, type Host, type Lab } from "../test/lab/topology.ts";
+import { bothDirect, startPair } from "../test/lab/mesh.ts";
+import { createLab, type Host } from "../test/lab/topology.ts";
+import { cpuSeconds, flow, median, residentMiB, roundTrips } from "./bench/measure.ts";
+import { type Rival, startRivals } from "./bench/rivals.ts";
 import { missingForLab } from "./lab_requirements.ts";
 import { run } from "./run.ts";
 
 const HELP = `Usage: npm run bench -- [OPTIONS]
 
-Measures, with the compiled agent and the real coordinator between two full-cone NATs made of network namespaces:
-start-up time and memory (median of 5 starts), round trip without load, and one TCP flow by iperf3 through the TUN beside
-the same flow on the bare path. Needs what "npm run lab" needs, and iperf3 for the flow.
+Measures between two hosts made of network namespaces, with the compiled agent and the real coordinator: the bare path,
+TunnelMesh direct, by SSH and by WebSocket, and wireguard-go, tinc and nebula where they are installed. They take turns,
+round after round, so that a busy moment meets all. TCP by iperf3 with 1 and 8 flows both ways, UDP of 64, 512 and 1400
+bytes as fast as it goes, round trips without load and beside a TCP flow, CPU seconds per GB, start-up time and memory.
+Needs what "npm run lab" needs, and iperf3.
 
+  --quick        one round of one second each, without UDP
+  --rounds N     default 3
+  --seconds N    length of each flow; default 2
+  --only NAMES   of: bare path, direct, ssh, websocket, wireguard-go, tinc, nebula; separated by commas
   --json FILE    write the figures to FILE as well
-  --seconds N    length of each of the 3 flows per path; default 3
   --help         this text
 `;
-const STARTS = 5;
-const FLOWS = 3;
-const PINGS = 30;
-const FLOW_PORT = "5201";
-const ECHO_PORT = "5202";
-const TRAFFIC = fileURLToPath(new URL("../test/lab/traffic.ts", import.meta.url));
+const UDP_SIZES = [64, 512, 1400];
+const IDLE_ROUND_TRIPS = 100;
+/** Beside a flow; in so many the slow ones show. */
+const LOADED_ROUND_TRIPS = 200;
 
 interface Figure {
+  readonly path: string;
   readonly name: string;
   readonly unit: string;
-  readonly median: number;
-  readonly values: readonly number[];
+  readonly values: number[];
 }
 
 const options = parse();
-const obstacle = missingForLab();
+const obstacle =
+  missingForLab() ?? (Bun.which("iperf3") === null ? "iperf3 not found; install the package" : undefined);
 if (obstacle !== undefined) {
   console.log(`skipped  bench: ${obstacle}`);
   process.exit(0);
 }
 await run("build", ["bun", "scripts/build.ts", "--agent"]);
 
-const figures = [...(await startFigures()), ...(await pathFigures())];
-const width = Math.max(...figures.map(({ name }) => name.length));
-console.log(`\n${"".padEnd(width)}     median      least       most`);
-for (const { name, unit, median: middle, values } of figures) {
-  const columns = [middle, Math.min(...values), Math.max(...values)].map((value) => value.toFixed(2).padStart(11));
-  console.log(`${name.padEnd(width)}${columns.join("")}  ${unit}`);
-}
+const figures = new Map<string, Figure>();
+const missing = await measurePaths();
+if (options.only === undefined && !options.quick) await measureStarts();
+print();
 if (options.json !== undefined) {
-  const [cpu] = cpus();
-  const machine = { cpu: cpu?.model ?? "unknown", cores: cpus().length };
-  const report = { schema: 1, at: new Date().toISOString(), machine, figures };
+  const machine = { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length, kernel: release() };
+  const { rounds, seconds } = options;
+  const list = [...figures.values()].map((figure) => ({ ...figure, median: median(figure.values) }));
+  const report = { schema: 2, at: new Date().toISOString(), machine, rounds, seconds, missing, figures: list };
   writeFileSync(options.json, `${JSON.stringify(report, undefined, 1)}\n`);
 }
 
+async function measurePaths(): Promise<readonly string[]> {
+  await using lab = await createLab({ sites: [{ nat: "open" }, { nat: "open" }] });
+  const { rivals, missing: absent } = await startRivals(lab);
+  const [one, two] = lab.hosts;
+  if (one === undefined || two === undefined) throw new Error("The bench needs two hosts");
+  const chosen = rivals.filter(({ name }) => options.only?.includes(name) ?? true);
+  for (let round = 1; round <= options.rounds; round += 1) {
+    for (const rival of chosen) {
+      console.log(`round ${round} of ${options.rounds}: ${rival.name}`);
+      await rival.prepare();
+      await measure(rival, one, two);
+      await rival.verify();
+    }
+  }
+  return absent;
+}
+
+async function measure(rival: Rival, one: Host, two: Host): Promise<void> {
+  const { name, address, processes } = rival;
+  const { seconds } = options;
+  const note = (what: string, unit: string, value: number): void => add(name, what, unit, value);
+  note("round trip, idle", "ms", median(await roundTrips(one, two, address, IDLE_ROUND_TRIPS)));
+
+  const before = cpuSeconds(processes);
+  const single = await flow(one, two, address, seconds, {});
+  if (processes.length > 0) note("CPU seconds per GB", "s", (cpuSeconds(processes) - before) / (single.bytes / 1e9));
+  note("TCP, 1 flow", "Mbit/s", single.mbits);
+  note("TCP, 1 flow back", "Mbit/s", (await flow(one, two, address, seconds, { reverse: true })).mbits);
+  note("TCP, 8 flows", "Mbit/s", (await flow(one, two, address, seconds, { flows: 8 })).mbits);
+  note("TCP, 8 flows back", "Mbit/s", (await flow(one, two, address, seconds, { flows: 8, reverse: true })).mbits);
+
+  let isOver = false;
+  const load = flow(one, two, address, seconds + 2, {}).finally(() => {
+    isOver = true;
+  });
+  await Bun.sleep(300);
+  const loaded = await roundTrips(one, two, address, options.quick ? LOADED_ROUND_TRIPS / 4 : LOADED_ROUND_TRIPS);
+  if (isOver) console.log(`  the flow ended before the round trips beside it: ${name}`);
+  await load;
+  note("round trip, loaded", "ms", median(loaded));
+  note("round trip, loaded, slowest of 100", "ms", percentile(loaded, 0.99));
+
+  if (options.quick) return;
+  for (const size of UDP_SIZES) {
+    const { mbits, lost } = await flow(one, two, address, seconds, { udpBytes: size });
+    note(`UDP, ${size} bytes, arrived`, "packets/s", (mbits * 1e6) / 8 / size);
+    note(`UDP, ${size} bytes, lost`, "%", lost);
+  }
+}
+
 /** Each start has a lab of its own, so that nothing is warm but the page cache. */
-async function startFigures(): Promise<Figure[]> {
-  const coordinatorMs: number[] = [];
-  const coordinatorMiB: number[] = [];
-  const agentMs: number[] = [];
-  const agentMiB: number[] = [];
-  for (let start = 0; start < STARTS; start += 1) {
+async function measureStarts(): Promise<void> {
+  for (let round = 1; round <= options.rounds; round += 1) {
     await using lab = await createLab({ sites: [{ nat: "fullcone" }, { nat: "fullcone" }] });
     const { coordinator, one, two } = await startPair(lab);
     await bothDirect(one, two);
-    coordinatorMs.push((await coordinator.events.next("ready")).at - coordinator.process.startedAt);
-    coordinatorMiB.push(residentMiB(coordinator.process));
+    const ready = (await coordinator.events.next("ready")).at - coordinator.process.startedAt;
+    add("coordinator", "start to ready", "ms", ready);
+    add("coordinator", "memory, two agents", "MiB", residentMiB(coordinator.process));
     for (const agent of [one, two]) {
-      agentMs.push((await agent.events.next("joined")).at - agent.process.startedAt);
-      agentMiB.push(residentMiB(agent.process));
+      add("agent", "start to joined", "ms", (await agent.events.next("joined")).at - agent.process.startedAt);
+      add("agent", "memory, one path", "MiB", residentMiB(agent.process));
     }
   }
-  return [
-    figure("coordinator: start to ready", "ms", coordinatorMs),
-    figure("coordinator: memory, two agents joined", "MiB", coordinatorMiB),
-    figure("agent: start to joined, two at once", "ms", agentMs),
-    figure("agent: memory, one direct path", "MiB", agentMiB),
-  ];
 }
 
-/** Bare and tunnelled take turns, so that a busy moment of the machine meets both. */
-async function pathFigures(): Promise<Figure[]> {
-  await using lab = await createLab({ sites: [{ nat: "fullcone" }, { nat: "fullcone" }] });
-  const { one, two } = await startPair(lab);
-  await bothDirect(one, two);
-  const bare = await openBarePath(lab, two.host);
-  const figures = [
-    figure("round trip without load: bare path", "ms", await bareRoundTrips(one.host, two.host, bare)),
-    figure("round trip without load: direct path", "ms", await roundTrips(one, two)),
-  ];
-  if (Bun.which("iperf3") === null) {
-    console.log("skipped  TCP flows: iperf3 not found; install the package iperf3");
-    return figures;
+function add(path: string, name: string, unit: string, value: number): void {
+  const key = `${path}|${name}`;
+  const figure = figures.get(key) ?? { path, name, unit, values: [] };
+  figures.set(key, figure);
+  figure.values.push(value);
+}
+
+/** One row a figure, one column a path; medians, and least to most below where there are several. */
+function print(): void {
+  const list = [...figures.values()];
+  const cell = (figure: Figure | undefined): string => {
+    if (figure === undefined) return "-";
+    const [least, most] = [Math.min(...figure.values), Math.max(...figure.values)];
+    const spread = figure.values.length > 1 ? ` (${short(least)}-${short(most)})` : "";
+    return short(median(figure.values)) + spread;
+  };
+  for (const group of [["coordinator", "agent"], undefined]) {
+    const shown = list.filter(
+      ({ path }) => (group ?? ["coordinator", "agent"]).includes(path) === (group !== undefined),
+    );
+    if (shown.length === 0) continue;
+    const paths = [...new Set(shown.map(({ path }) => path))];
+    const rows = [...new Set(shown.map(({ name, unit }) => `${name}, ${unit}`))].map((title) => [
+      title,
+      ...paths.map((path) =>
+        cell(shown.find((figure) => figure.path === path && `${figure.name}, ${figure.unit}` === title)),
+      ),
+    ]);
+    const table = [["median (least-most)", ...paths], ...rows];
+    const widths = table[0]?.map((_, column) => Math.max(...table.map((row) => row[column]?.length ?? 0))) ?? [];
+    console.log("");
+    for (const row of table)
+      console.log(
+        row.map((text, i) => (i === 0 ? text.padEnd(widths[i] ?? 0) : text.padStart(widths[i] ?? 0))).join("  "),
+      );
   }
-  const { meshIPv4 } = (await two.status()).self;
-  const flows = { bare: [] as number[], direct: [] as number[] };
-  for (let flow = 0; flow < FLOWS; flow += 1) {
-    flows.bare.push(await mbits(one.host, two.host, two.host.address, bare));
-    flows.direct.push(await mbits(one.host, two.host, meshIPv4, meshIPv4));
-  }
-  const { path } = await one.peer(two.name);
-  if (path?.kind !== "direct") throw new Error("The path did not stay direct, so the figures mean nothing");
-  return [
-    ...figures,
-    figure("one TCP flow: bare path", "Mbit/s", flows.bare),
-    figure("one TCP flow: direct path", "Mbit/s", flows.direct),
-    figure("memory of the sending agent after that", "MiB", [residentMiB(one.process)]),
-    figure("memory of the receiving agent after that", "MiB", [residentMiB(two.process)]),
-  ];
+  for (const name of missing) console.log(`missing  ${name}`);
 }
 
-/** A port forward, so that the same two hosts reach each other through both routers without the product. Returns the public address. */
-async function openBarePath(lab: Lab, host: Host): Promise<string> {
-  const ports = `{ ${FLOW_PORT}, ${ECHO_PORT} }`;
-  const rule = `add rule ip nat pre iifname "wan" meta l4proto { tcp, udp } th dport ${ports} dnat ip to ${host.address}`;
-  await lab.site(host.site.index).router?.execChecked(["nft", "-f", "-"], { input: `${rule}\n` });
-  return host.site.publicAddress;
+function short(value: number): string {
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 }
 
-async function bareRoundTrips(from: Host, to: Host, address: string): Promise<number[]> {
-  const server = to.spawn([process.execPath, TRAFFIC, "serve", to.address, ECHO_PORT]);
-  await server.waitFor("ready", (line) => (line.text === "ready" ? true : undefined), 5_000);
-  const output = await from.execChecked([process.execPath, TRAFFIC, "rtt", address, ECHO_PORT, `${PINGS}`]);
-  await server.stop();
-  return (JSON.parse(output) as (number | null)[]).filter((value) => value !== null);
-}
-
-async function roundTrips(from: MeshAgent, to: MeshAgent): Promise<number[]> {
-  const lines = await from.startPing(to.name, { count: PINGS, intervalSeconds: 0.1 }).end();
-  return lines.flatMap((line) => ("lost" in line ? [] : [line.rttMs]));
-}
-
-async function mbits(from: Host, to: Host, listenAt: string, connectTo: string): Promise<number> {
-  const server = to.spawn(["iperf3", "-s", "-1", "-B", listenAt, "-p", FLOW_PORT, "--forceflush"]);
-  await server.waitFor("listening", (line) => (line.text.includes("listening") ? true : undefined), 5_000);
-  const client = ["iperf3", "-c", connectTo, "-p", FLOW_PORT, "-t", `${options.seconds}`, "-J"];
-  const output = await from.execChecked(client, { timeoutMs: (options.seconds + 10) * 1_000 });
-  await server.stop();
-  const result = JSON.parse(output) as { end: { sum_received: { bits_per_second: number } } };
-  return result.end.sum_received.bits_per_second / 1e6;
-}
-
-/** Resident set size, /proc/<pid>/status. */
-function residentMiB(program: LabProcess): number {
-  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${program.pid}/status`, "utf8"))?.[1];
-  return Number(kib) / 1024;
-}
-
-function figure(name: string, unit: string, values: readonly number[]): Figure {
+function percentile(values: readonly number[], share: number): number {
   const sorted = values.toSorted((a, b) => a - b);
-  return { name, unit, median: sorted[Math.floor(sorted.length / 2)] ?? Number.NaN, values };
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
 }
 
-function parse(): { readonly json: string | undefined; readonly seconds: number } {
+interface Options {
+  readonly json: string | undefined;
+  readonly seconds: number;
+  readonly rounds: number;
+  readonly quick: boolean;
+  readonly only: readonly string[] | undefined;
+}
+
+function parse(): Options {
   try {
     const { values } = parseArgs({
       options: {
         help: { type: "boolean", short: "h", default: false },
         json: { type: "string" },
-        seconds: { type: "string", default: "3" },
+        quick: { type: "boolean", default: false },
+        only: { type: "string" },
+        rounds: { type: "string" },
+        seconds: { type: "string" },
       },
     });
     if (values.help) {
       console.log(HELP);
       process.exit(0);
     }
-    const seconds = Number(values.seconds);
-    if (!Number.isInteger(seconds) || seconds < 1 || seconds > 60) throw new Error("--seconds takes 1 to 60");
-    return { json: values.json, seconds };
+    const number = (name: string, text: string): number => {
+      const value = Number(text);
+      if (!Number.isInteger(value) || value < 1 || value > 60) throw new Error(`--${name} takes 1 to 60`);
+      return value;
+    };
+    const { quick } = values;
+    return {
+      json: values.json,
+      seconds: number("seconds", values.seconds ?? (quick ? "1" : "2")),
+      rounds: number("rounds", values.rounds ?? (quick ? "1" : "3")),
+      quick,
+      only: values.only?.split(",").map((name) => name.trim()),
+    };
   } catch (error) {
     console.error(`${error instanceof Error ? error.message : String(error)}\n\n${HELP}`);
     return process.exit(2);

@@ -7,6 +7,9 @@
 import { earliest, type Instant } from "../../shared/time.ts";
 import type { PacketCounts } from "../data/plane.ts";
 
+/** Counts come every 100 ms while packets leave; after so long without any of a class its next one begins another flow. */
+const PAUSE_MS = 300;
+
 interface Class {
   /** The newest number that the receiver has reported. */
   reported: number;
@@ -67,6 +70,11 @@ export class Delivery {
 
 function count(size: Class, packets: number, now: Instant): void {
   if (packets === 0) return;
+  // What was left over from before a pause was most likely reported before it was counted, and no later report will tell of it.
+  if (now - size.latest > PAUSE_MS) {
+    size.since = undefined;
+    size.packets = 0;
+  }
   size.since ??= now;
   size.latest = now;
   size.packets += packets;

@@ -1,0 +1,85 @@
+/** What is measured on a path: TCP and UDP by iperf3, round trips with and without load beside it, and the CPU time that bytes cost. */
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import type { LabProcess } from "../../test/lab/process.ts";
+import type { Host } from "../../test/lab/topology.ts";
+
+const FLOW_PORT = "5201";
+const ECHO_PORT = "5202";
+const TRAFFIC = fileURLToPath(new URL("../../test/lab/traffic.ts", import.meta.url));
+const START_MS = 5_000;
+/** sysconf(_SC_CLK_TCK), fixed on Linux for all that userspace sees. */
+const TICKS_PER_SECOND = 100;
+
+export interface FlowResult {
+  readonly mbits: number;
+  readonly bytes: number;
+  /** UDP only: percent. */
+  readonly lost: number;
+}
+
+/** One run of iperf3 from one host to the other (`reverse`: back). Rates are what arrived. */
+export async function flow(
+  from: Host,
+  to: Host,
+  address: string,
+  seconds: number,
+  options: { readonly flows?: number; readonly reverse?: boolean; readonly udpBytes?: number },
+): Promise<FlowResult> {
+  const server = to.spawn(["iperf3", "-s", "-1", "-B", address, "-p", FLOW_PORT, "--forceflush"]);
+  await server.waitFor("listening", (line) => (line.text.includes("listening") ? true : undefined), START_MS);
+  const { udpBytes, flows = 1, reverse = false } = options;
+  const client = ["iperf3", "-c", address, "-p", FLOW_PORT, "-t", `${seconds}`, "-J", "-P", `${flows}`];
+  const output = await from.execChecked(
+    [...client, ...(reverse ? ["-R"] : []), ...(udpBytes === undefined ? [] : ["-u", "-b", "0", "-l", `${udpBytes}`])],
+    { timeoutMs: (seconds + 15) * 1_000 },
+  );
+  await server.stop();
+  const { end } = JSON.parse(output) as { end: IperfEnd };
+  const got = udpBytes === undefined ? end.sum_received : (end.sum_received ?? end.sum);
+  const lost = end.sum_received?.lost_percent ?? end.sum?.lost_percent ?? 0;
+  return { mbits: (got?.bits_per_second ?? Number.NaN) / 1e6, bytes: got?.bytes ?? 0, lost };
+}
+
+interface IperfSum {
+  readonly bits_per_second: number;
+  readonly bytes: number;
+  readonly lost_percent?: number;
+}
+interface IperfEnd {
+  readonly sum_received?: IperfSum;
+  readonly sum?: IperfSum;
+}
+
+/** Round trips of small datagrams, one at a time, through the kernels of both hosts; a lost one counts as infinite. */
+export async function roundTrips(from: Host, to: Host, address: string, count: number): Promise<number[]> {
+  const server = to.spawn([process.execPath, TRAFFIC, "serve", address, ECHO_PORT]);
+  await server.waitFor("ready", (line) => (line.text === "ready" ? true : undefined), START_MS);
+  const output = await from.execChecked([process.execPath, TRAFFIC, "rtt", address, ECHO_PORT, `${count}`], {
+    timeoutMs: count * 1_000 + START_MS,
+  });
+  await server.stop();
+  return (JSON.parse(output) as (number | null)[]).map((value) => value ?? Number.POSITIVE_INFINITY);
+}
+
+/** Seconds of CPU that these programs have used, all threads, proc(5). */
+export function cpuSeconds(processes: readonly LabProcess[]): number {
+  let ticks = 0;
+  for (const { pid } of processes) {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    ticks += Number(fields[11]) + Number(fields[12]);
+  }
+  return ticks / TICKS_PER_SECOND;
+}
+
+/** Resident set size in MiB. */
+export function residentMiB({ pid }: LabProcess): number {
+  const kib = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1];
+  return Number(kib) / 1024;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor((sorted.length - 1) / 2)] ?? Number.NaN;
+}
