@@ -8,8 +8,7 @@
  */
 import { ipBytes, type TransportAddress, unpackAddress } from "../../shared/address.ts";
 import { assertNever } from "../../shared/assert.ts";
-import { equalBytes } from "../../shared/bytes.ts";
-import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
 import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
@@ -21,6 +20,7 @@ import { Gathering, type InterfaceAddress } from "./gathering.ts";
 import { Handshakes } from "./handshakes.ts";
 import { HardPunching } from "./hard_punching.ts";
 import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGNAL_LEG, slotOf } from "./legs.ts";
+import { Membership } from "./membership.ts";
 import { News } from "./news.ts";
 import { Outbox } from "./outbox.ts";
 import { IDLE_MS, isIdle, isInUse, type Peer, whySentence } from "./peer.ts";
@@ -44,6 +44,7 @@ export class Node {
   readonly #news: News;
   readonly #handshakes: Handshakes;
   readonly #hardPunching: HardPunching;
+  readonly #membership: Membership;
   /** Peers to open once our own addresses are known. */
   #toOpen: { readonly ids: readonly PeerId[]; readonly at: Instant } | undefined;
   #isFirstList = false;
@@ -65,6 +66,14 @@ export class Node {
     this.#news = news;
     this.#hardPunching = new HardPunching(options, gathering, book, outbox);
     this.#handshakes = new Handshakes({ node: options, gathering, book, outbox, traffic, news, onEnded });
+    this.#membership = new Membership({
+      node: options,
+      book,
+      outbox,
+      legs: () => this.#legs,
+      letGo: (peer, reason, now) => this.#letGo(peer, reason, now),
+      onOnline: (peer, now) => this.#onOnline(peer, now),
+    });
   }
 
   get gathering(): Gathering {
@@ -166,7 +175,7 @@ export class Node {
         this.#handlePeers(message.reset, message.peers, now);
         break;
       case "peer_removed":
-        this.#removePeer(message.id, now);
+        this.#membership.remove(message.id, now);
         break;
       case "from_peer": {
         const peer = this.#book.get(message.from);
@@ -287,7 +296,7 @@ export class Node {
 
   /** The trust store has changed: look at every peer again. */
   handleTrustChange(now: Instant): void {
-    for (const peer of this.#book.values()) this.#applyTrust(peer, now);
+    for (const peer of this.#book.values()) this.#membership.applyTrust(peer, now);
     const blocked = [...this.#book.values()].filter((peer) => peer.trust === "blocked").map((peer) => peer.id);
     if (this.#outbox.connected) this.#outbox.signal({ type: "block", peers: blocked });
     this.#settle(now);
@@ -382,7 +391,7 @@ export class Node {
       // until then nobody is removed, and a direct path that works is never touched by a list.
       for (const peer of this.#book.values()) peer.entry = { ...peer.entry, online: false };
     }
-    for (const entry of entries) this.#handleEntry(entry, now);
+    for (const entry of entries) this.#membership.handleEntry(entry, now);
     if (this.#isFirstList) {
       this.#isFirstList = false;
       this.handleTrustChange(now);
@@ -391,70 +400,11 @@ export class Node {
     }
   }
 
-  #handleEntry(entry: PeerEntry, now: Instant): void {
-    // The coordinator is never trusted for a key: the chain must prove the id by itself.
-    if (entry.id === this.#options.id || verifyIdentityChain(entry) !== entry.id) return;
-    const known = this.#book.get(entry.id);
-    if (known === undefined) {
-      this.#addPeer(entry, now);
-      return;
-    }
-    const before = known.entry;
-    if (!equalBytes(before.sessionKey, entry.sessionKey)) {
-      this.#removePeer(entry.id, now);
-      this.#addPeer(entry, now);
-      return;
-    }
-    // A coordinator that has restarted does not know the instance until the peer is back: that is no news about the peer.
-    const instance = entry.instance === 0 ? before.instance : entry.instance;
-    known.entry = { ...entry, instance };
-    this.#applyTrust(known, now);
-    if (before.instance !== instance && before.instance !== 0) {
-      // It has restarted and has lost its keys: what it would not understand is not sent.
-      this.#letGo(known, "the peer has restarted", now);
-    }
-    if (entry.online && !before.online) {
-      this.#outbox.event({ type: "peer_online", id: entry.id, name: entry.name });
-      if (isInUse(known, now)) {
-        if (known.session.isEstablished) this.#renew(known, now);
-        else this.#handshakes.initiate(known, now);
-      }
-    }
-    if (!entry.online && before.online) this.#outbox.event({ type: "peer_offline", id: entry.id, name: entry.name });
-  }
-
-  #addPeer(entry: PeerEntry, now: Instant): void {
-    const peer = this.#book.add(entry, now);
-    peer.paths.setLegs(this.#legs, now);
-    this.#applyTrust(peer, now);
-    if (entry.online) this.#outbox.event({ type: "peer_online", id: entry.id, name: entry.name });
-  }
-
-  /** What the trust store says of this name and id, and what follows for routes and keys. */
-  #applyTrust(peer: Peer, now: Instant): void {
-    const verdict = this.#options.trust.check(peer.entry.name, peer.id);
-    const trust = verdict === "new" ? "pinned" : verdict;
-    if (verdict === "new") this.#options.trust.pin(peer.entry.name, peer.id);
-    if (trust === peer.trust && trust !== "pinned") return;
-    const wasPinned = peer.trust === "pinned";
-    peer.trust = trust;
-    if (trust === "pinned") {
-      const addresses = [ipBytes(peer.entry.meshIPv4), ipBytes(peer.entry.meshIPv6)];
-      this.#outbox.plane({ type: "set_peer", peer: peer.slot, addresses });
-      if (!wasPinned)
-        this.#outbox.event({
-          type: "route_added",
-          id: peer.id,
-          meshIPv4: peer.entry.meshIPv4,
-          meshIPv6: peer.entry.meshIPv6,
-        });
-      return;
-    }
-    if (trust === "changed") this.#outbox.event({ type: "key_changed", id: peer.id, name: peer.entry.name });
-    // What it would send from here on could not be opened.
-    const path = this.#outbox.routeRef(peer);
-    if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "close", reason: "blocked" });
-    this.#shut(peer, now);
+  /** A peer is online again. */
+  #onOnline(peer: Peer, now: Instant): void {
+    if (!isInUse(peer, now)) return;
+    if (peer.session.isEstablished) this.#renew(peer, now);
+    else this.#handshakes.initiate(peer, now);
   }
 
   /** Forgets keys and paths of a peer that has stopped, restarted, is refused or idle. Its next use begins anew. */
@@ -480,25 +430,6 @@ export class Node {
     this.#news.forget(peer);
     this.#drainPaths(peer, now);
     this.#traffic.updateRoute(peer, "the session has ended", now);
-  }
-
-  /** Ends everything with a peer: keys, paths, routes. */
-  #shut(peer: Peer, now: Instant): void {
-    this.#letGo(peer, "the peer is refused", now);
-    this.#outbox.plane({ type: "remove_peer", peer: peer.slot });
-    this.#outbox.event({
-      type: "route_removed",
-      id: peer.id,
-      meshIPv4: peer.entry.meshIPv4,
-      meshIPv6: peer.entry.meshIPv6,
-    });
-  }
-
-  #removePeer(id: PeerId, now: Instant): void {
-    const peer = this.#book.get(id);
-    if (peer === undefined) return;
-    this.#shut(peer, now);
-    this.#book.remove(peer);
   }
 
   #use(peer: Peer | undefined, now: Instant): void {

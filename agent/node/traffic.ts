@@ -52,6 +52,7 @@ export class Traffic {
     const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
     if (isSameRoute(before, route)) return;
     peer.route = route;
+    peer.paths.handleRungChange(now);
     peer.paths.setRelayed(route !== undefined && route.kind !== "direct");
     peer.relayRttMs = undefined;
     peer.relayWatch.reset();

@@ -39,6 +39,8 @@ const SILENT_PACKETS = 4;
 /** The same while the path answers probes: then more is asked, since a mistake would cost a path that works. */
 const DEAF_MS = 550;
 const DEAF_PACKETS = 6;
+/** After a planned switch the receiver holds packets for up to 400 ms (data/path_switch.ts), and reports them later. */
+const MOVED_MS = 1000;
 /** The sender's own counts come each 100 ms too: the last of them before the verdict may be as old. */
 const COUNT_MS = 110;
 /** While the peer is heard an answer may only be waiting behind a full queue: patience. */
@@ -57,6 +59,8 @@ export class PathWatch {
   /** Until when traffic counts as going on, and traffic of large packets. */
   #activeUntil: Instant | undefined;
   #largeUntil: Instant | undefined;
+  /** From when on reports are compared with what was sent. */
+  #countsFrom: Instant | undefined;
   /** Since when the pair has to prove itself: a network has changed. */
   #doubtedAt: Instant | undefined;
 
@@ -91,7 +95,13 @@ export class PathWatch {
 
   onDataSent(counts: PacketCounts, now: Instant): void {
     this.onSent(now);
-    this.#delivery.onSent(counts, now);
+    if (this.#countsFrom === undefined || now >= this.#countsFrom) this.#delivery.onSent(counts, now);
+  }
+
+  /** Traffic has moved to this rung, or away: for a moment the receiver may hold packets back to keep their order. */
+  onRungChange(now: Instant): void {
+    this.#delivery.restart();
+    this.#countsFrom = after(now, MOVED_MS);
   }
 
   onDeliveryReport(total: PacketCounts): void {

@@ -361,6 +361,11 @@ export class PeerPaths {
     this.#watch.onDeliveryReport(total);
   }
 
+  /** Traffic has moved from one rung to another. */
+  handleRungChange(now: Instant): void {
+    this.#watch.onRungChange(now);
+  }
+
   /** Something that wants an answer left on the selected pair. */
   handleSent(now: Instant): void {
     this.#watch.onSent(now);

@@ -7,27 +7,28 @@
 import { after, type Instant } from "../../shared/time.ts";
 
 /** Deaths are held against a path for so long. */
-const MEMORY_MS = 600_000;
+const MEMORY_MS = 120_000;
 /** Answers in a row after the first death; twice as many after each further one. */
 const FIRST_ANSWERS = 3;
-/** 30 s at the pace of `PROVING_GAP_MS`. */
-const MAX_ANSWERS = 600;
-/** A path that answers probes and swallows data counts as this many deaths: its answers are worth less. */
-const DEAF_DEATHS = 5;
-const MAX_DEATHS = 16;
+/** Two seconds: longer than a path that flaps lasts, and short enough that one whose firewall has opened is back within five. */
+const MAX_ANSWERS = 40;
+/** A path that answers probes and swallows data: its answers are worth less. */
+const DEAF_ANSWERS = 200;
 /** Between the probes of a pair that is proving itself. */
 export const PROVING_GAP_MS = 50;
 
 export class Stability {
   #deaths: Instant[] = [];
+  #deafUntil: Instant | undefined;
 
   onDeath(isDeaf: boolean, now: Instant): void {
-    for (let i = 0; i < (isDeaf ? DEAF_DEATHS : 1); i++) this.#deaths.push(now);
-    this.#deaths = this.#deaths.slice(-MAX_DEATHS);
+    this.#deaths = [...this.#deaths.filter((at) => now < after(at, MEMORY_MS)), now];
+    if (isDeaf) this.#deafUntil = after(now, MEMORY_MS);
   }
 
   /** Answers in a row that a pair must give before it is selected. */
   answersNeeded(now: Instant): number {
+    if (this.#deafUntil !== undefined && now < this.#deafUntil) return DEAF_ANSWERS;
     const deaths = this.#deaths.filter((at) => now < after(at, MEMORY_MS)).length;
     return deaths === 0 ? 1 : Math.min(FIRST_ANSWERS * 2 ** (deaths - 1), MAX_ANSWERS);
   }
@@ -35,5 +36,6 @@ export class Stability {
   /** The network is another one: what was learned of the old one says nothing. */
   forget(): void {
     this.#deaths = [];
+    this.#deafUntil = undefined;
   }
 }
