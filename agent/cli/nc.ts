@@ -28,13 +28,23 @@ export async function netcat(
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const broken = (): UserError =>
     new UserError(EXIT.failed, `The connection to port ${request.port} of "${request.peer}" broke`);
+  // By what each write says when it is done: "drain" of a pipe is not always told.
+  let unwritten = 0;
+  let hasEnded = false;
   const write = (bytes: Uint8Array): void => {
-    if (output.write(bytes)) return;
-    socket.pause();
-    output.once("drain", () => socket.resume());
+    unwritten++;
+    const hasRoom = output.write(bytes, () => {
+      if (--unwritten > 0) return;
+      if (hasEnded) resolve();
+      else socket.resume();
+    });
+    if (!hasRoom && unwritten > 0) socket.pause();
   };
   socket.on("data", write);
-  socket.on("end", () => output.write("", () => resolve()));
+  socket.on("end", () => {
+    hasEnded = true;
+    if (unwritten === 0) resolve();
+  });
   socket.on("error", () => reject(broken()));
   socket.on("close", () => reject(broken()));
   // Whoever reads our output has gone: nothing more is wanted.

@@ -31,6 +31,7 @@ export class SocketStream implements StreamEvents {
   #resumed = 0;
   #hasStreamEnded = false;
   #hasSocketEnded = false;
+  #isFinished = false;
   #isOver = false;
 
   #isHeld: boolean;
@@ -86,6 +87,7 @@ export class SocketStream implements StreamEvents {
     if (this.#hasSocketEnded || this.#isOver) return;
     this.#hasSocketEnded = true;
     this.#stream?.end();
+    this.#endIfDone();
   }
 
   /** The socket is gone in both directions. */
@@ -130,6 +132,7 @@ export class SocketStream implements StreamEvents {
     if (this.#hasStreamEnded && !this.#isShut && !this.#isHeld && this.#socket !== undefined && !this.#isOver) {
       this.#isShut = true;
       this.#socket.shutdown();
+      this.#endIfDone();
     }
   }
 
@@ -146,7 +149,8 @@ export class SocketStream implements StreamEvents {
   finished(): void {
     // Both directions have been ended one by one; the socket closes by itself when the program here has read everything.
     this.#stream = undefined;
-    if (this.#socket === undefined || this.#hasSocketEnded) this.#end();
+    this.#isFinished = true;
+    this.#endIfDone();
   }
 
   closed(code: CloseCode): void {
@@ -163,6 +167,11 @@ export class SocketStream implements StreamEvents {
     this.#isBlocked = written < bytes.length;
     if (written > 0) this.#stream?.consumed(written);
     return written;
+  }
+
+  /** The stream may be done within the very write that gives the socket its last bytes: the socket has yet to hear of its end. */
+  #endIfDone(): void {
+    if (this.#isFinished && (this.#socket === undefined || (this.#hasSocketEnded && this.#isShut))) this.#end();
   }
 
   #end(): void {
