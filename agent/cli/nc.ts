@@ -46,7 +46,10 @@ export async function netcat(
     if (unwritten === 0) resolve();
   });
   socket.on("error", () => reject(broken()));
-  socket.on("close", () => reject(broken()));
+  // After the end it says nothing new: what came before may still be on its way to our output.
+  socket.on("close", () => {
+    if (!hasEnded) reject(broken());
+  });
   // Whoever reads our output has gone: nothing more is wanted.
   output.on("error", () => resolve());
   if (first.length > 0) write(first);
