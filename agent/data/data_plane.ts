@@ -140,6 +140,9 @@ export class DataPlane implements Plane {
         this.#flushWaiting(peer, now);
         break;
       }
+      case "set_mtu":
+        this.#peer(command.peer).mtu = command.mtu;
+        break;
       case "keep_order": {
         const peer = this.#peers.get(command.peer);
         if (peer === undefined) break;

@@ -44,6 +44,8 @@ export type PlaneCommand =
       /** The old path still works: mark its end, so that the peer can keep the order (path_switch.ts). */
       readonly isPlanned: boolean;
     }
+  /** The largest frame that the selected path carries. */
+  | { readonly type: "set_mtu"; readonly peer: PeerSlot; readonly mtu: number }
   /** Our own receiving leg for this peer is about to change: for a while frames are put in the order of their counters. */
   | { readonly type: "keep_order"; readonly peer: PeerSlot }
   /** Seal one control frame and send it along a path that need not be the selected one. */

@@ -61,6 +61,9 @@ export function logNodeEvent(
         milliseconds: event.milliseconds,
       });
       break;
+    case "mtu_changed":
+      if (event.isSettled) log.debug(`Packets of ${event.packetBytes} bytes go to ${event.name} in one frame`);
+      break;
     // Nothing that the log tells: for the driver.
     case "path_suspect":
     case "route_added":

@@ -629,6 +629,9 @@ export class MeshAgent {
     } else if (event.type === "route_removed") {
       this.#routed.delete(event.id);
       this.#routes?.remove([event.meshIPv4, event.meshIPv6]);
+    } else if (event.type === "mtu_changed") {
+      // What is known while a search runs is provisional: larger packets go as fragments meanwhile.
+      if (event.isSettled) this.#routes?.setMtu(this.#routed.get(event.id) ?? [], event.packetBytes);
     } else if (event.type === "echo_answer") {
       const { sequence, roundTripMs, path } = event;
       this.#echoes.get(sequence)?.({ sequence, roundTripMs, path });

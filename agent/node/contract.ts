@@ -80,6 +80,15 @@ export type NodeEvent =
       /** The largest stream frame for this path. */
       readonly streamFrameBytes: number;
     }
+  /** How large a packet, or a stream frame, may be on the direct path to this peer so that it goes in one frame. */
+  | {
+      readonly type: "mtu_changed";
+      readonly id: PeerId;
+      readonly name: string;
+      readonly packetBytes: number;
+      /** Nothing larger is being tried at this moment. */
+      readonly isSettled: boolean;
+    }
   /** The path to this peer may be dying: the driver asks whether the connections to the coordinator still live. */
   | { readonly type: "path_suspect"; readonly id: PeerId }
   /** An attempt with many packets, by consent of both, has ended. */

@@ -413,7 +413,7 @@ export class Node {
     peer.session.reset();
     this.#news.forget(peer);
     peer.paths.setEnabled(false, now);
-    peer.paths.invalidate(reason);
+    peer.paths.invalidate(reason, now);
     this.#drainPaths(peer, now);
     for (const kind of RELAY_KINDS) {
       if (hadSession && this.#outbox.relays[kind]) this.#outbox.push({ type: "relay_close", kind, peer: peer.id });
@@ -425,7 +425,7 @@ export class Node {
   }
 
   #onSessionEnded(peer: Peer, now: Instant): void {
-    peer.paths.invalidate("the session has ended");
+    peer.paths.invalidate("the session has ended", now);
     peer.paths.setEnabled(false, now);
     this.#news.forget(peer);
     this.#drainPaths(peer, now);
@@ -644,10 +644,18 @@ export class Node {
     for (let action = peer.paths.poll(); action !== undefined; action = peer.paths.poll()) {
       switch (action.type) {
         case "send":
-          this.#outbox.sendControl(peer, pathRef(action.leg, action.to, action.hops), action.message, action.isLarge);
+          this.#outbox.sendControl(
+            peer,
+            pathRef(action.leg, action.to, action.hops),
+            action.message,
+            action.frameBytes,
+          );
           break;
         case "selected":
           this.#traffic.updateRoute(peer, action.reason, now);
+          break;
+        case "mtu_changed":
+          this.#traffic.updateMtu(peer);
           break;
         case "close_leg":
           this.#outbox.push(action);

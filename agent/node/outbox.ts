@@ -5,13 +5,11 @@
  */
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { type ControlMessage, encodeControl } from "../../shared/wire/control.ts";
+import { FRAME_OVERHEAD_BYTES } from "../../shared/wire/frame.ts";
 import type { PathRef, PlaneCommand } from "../data/plane.ts";
 import type { NodeAction, NodeEvent } from "./contract.ts";
 import { packedSlot, RELAY_LEGS, SIGNAL_LEG } from "./legs.ts";
 import type { Peer } from "./peer.ts";
-
-/** The TUN device's MTU: a frame with this body is as large as one with the largest packet. */
-const LARGE_BODY_BYTES = 1280;
 
 export class Outbox {
   /** Is signalling open? */
@@ -32,11 +30,12 @@ export class Outbox {
     this.push({ type: "plane", command });
   }
 
-  /** @param isLarge padded to the size of the largest packet; trailing bytes are ignored */
-  sendControl(peer: Peer, path: PathRef, message: ControlMessage, isLarge = false): void {
+  /** @param frameBytes the sealed frame is padded to this size; trailing bytes are ignored */
+  sendControl(peer: Peer, path: PathRef, message: ControlMessage, frameBytes = 0): void {
     const encoded = encodeControl(message);
-    const body = isLarge ? new Uint8Array(LARGE_BODY_BYTES) : encoded;
-    if (isLarge) body.set(encoded);
+    const isPadded = frameBytes - FRAME_OVERHEAD_BYTES > encoded.length;
+    const body = isPadded ? new Uint8Array(frameBytes - FRAME_OVERHEAD_BYTES) : encoded;
+    if (isPadded) body.set(encoded);
     this.plane({ type: "send_control", peer: peer.slot, path, body });
   }
 

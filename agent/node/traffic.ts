@@ -2,24 +2,18 @@
  * Puts each peer's traffic on its rung: applies the ladder (ladder.ts) to what works at this moment, tells the data path, the relays, the
  * operator and the history.
  */
-import { isIPv6 } from "../../shared/address.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { after, type Instant } from "../../shared/time.ts";
+import { FRAME_OVERHEAD_BYTES } from "../../shared/wire/frame.ts";
 import type { PacketCounts } from "../data/plane.ts";
 import { chooseRoute, isSameRoute } from "./ladder.ts";
 import type { Outbox } from "./outbox.ts";
 import { type Peer, remember, wishOf } from "./peer.ts";
 
-/** UDP payload that fits a path of 1500 bytes, less 8 UDP and 20 or 40 IP. Path MTU discovery comes with the fast data path. */
-const MTU_IPV4 = 1472;
-const MTU_IPV6 = 1452;
 /** A relay's transport is a byte stream: any frame that its length field can say will do. */
 const MTU_RELAY = 65_000;
-/**
- * The largest stream frame: such that its sealed frame is as large as one with the largest packet of a TUN device, because that is what
- * probes prove a path for.
- */
-const STREAM_FRAME_BYTES = 1280;
+/** The largest stream frame on a relay, where any size passes: not so large that one stream's frame keeps another's waiting. */
+const RELAYED_STREAM_FRAME_BYTES = 1280;
 /** The round trip of a relayed path in use is measured this often. */
 const RELAY_ECHO_MS = 5000;
 /** The sequence number of our own echoes, which no ping uses. */
@@ -58,14 +52,7 @@ export class Traffic {
     peer.relayWatch.reset();
     peer.relayEchoAt = undefined;
     const path = this.#outbox.routeRef(peer);
-    const mtu =
-      route === undefined
-        ? 0
-        : route.kind !== "direct"
-          ? MTU_RELAY
-          : isIPv6(route.pair.remote.ip)
-            ? MTU_IPV6
-            : MTU_IPV4;
+    const mtu = route === undefined ? 0 : route.kind === "direct" ? route.pair.mtu.size : MTU_RELAY;
     this.#outbox.plane({ type: "select_path", peer: peer.slot, path, mtu, isPlanned });
     const from = before?.kind ?? null;
     const to = route?.kind ?? null;
@@ -83,12 +70,26 @@ export class Traffic {
       remote: pair?.remote,
       leg: pair?.leg,
       rttMs: pair?.rttMs,
-      streamFrameBytes: STREAM_FRAME_BYTES,
+      streamFrameBytes: pair === undefined ? RELAYED_STREAM_FRAME_BYTES : pair.mtu.size - FRAME_OVERHEAD_BYTES,
     });
     if (route === undefined) return;
     const echoes = peer.waitingEchoes;
     peer.waitingEchoes = [];
     for (const sequence of echoes) this.sendEcho(peer, sequence, now);
+  }
+
+  /** More, or less, is known of how large frames on the direct path may be. */
+  updateMtu(peer: Peer): void {
+    if (peer.route?.kind !== "direct") return;
+    const { mtu } = peer.route.pair;
+    this.#outbox.plane({ type: "set_mtu", peer: peer.slot, mtu: mtu.size });
+    this.#outbox.event({
+      type: "mtu_changed",
+      id: peer.id,
+      name: peer.entry.name,
+      packetBytes: mtu.size - FRAME_OVERHEAD_BYTES,
+      isSettled: !mtu.isSearching,
+    });
   }
 
   /** A direct path measures itself by its probes; a relayed one by an echo now and then. */

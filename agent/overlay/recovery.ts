@@ -136,6 +136,11 @@ export class Recovery<Record> {
     this.#detectLosses(now);
   }
 
+  /** The path carries larger frames, or only smaller ones. */
+  handleSegmentBytes(segmentBytes: number): void {
+    this.#segmentBytes = segmentBytes;
+  }
+
   /** A frame has left that wants an ack. */
   handleSent(number: number, bytes: number, records: readonly Record[], now: Instant): void {
     const generation = this.#current;

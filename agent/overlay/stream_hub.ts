@@ -40,6 +40,14 @@ export class StreamHub {
     this.#touched.add(peer);
   }
 
+  handleFrameBytes(peer: PeerId, frameBytes: number, now: Instant): void {
+    const path = this.#paths.get(peer);
+    if (path === undefined) return;
+    this.#paths.set(peer, { ...path, frameBytes });
+    this.#muxes.get(peer)?.handleFrameBytes(frameBytes, now);
+    this.#touched.add(peer);
+  }
+
   /** The peer was removed or is refused. */
   handleGone(peer: PeerId, code: CloseCode, now: Instant): void {
     this.#paths.delete(peer);

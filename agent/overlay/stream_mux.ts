@@ -109,9 +109,16 @@ export class StreamMux {
   handlePath(path: StreamPath | undefined, now: Instant): void {
     this.#now = now;
     this.#tick();
-    const frameBytes = Math.max(SMALLEST_FRAME_BYTES, Math.min(path?.frameBytes ?? 0, LARGEST_FRAME_BYTES));
-    this.#path = path === undefined ? undefined : { ...path, frameBytes };
+    this.#path = path === undefined ? undefined : { ...path, frameBytes: bounded(path.frameBytes) };
     if (this.#path !== undefined) this.#recovery.handlePath(this.#path.rttMs, this.#path.frameBytes, now);
+  }
+
+  /** The same way, but frames on it may be larger, or must be smaller. */
+  handleFrameBytes(frameBytes: number, now: Instant): void {
+    if (this.#path === undefined) return;
+    this.#now = now;
+    this.#path = { ...this.#path, frameBytes: bounded(frameBytes) };
+    this.#recovery.handleSegmentBytes(this.#path.frameBytes);
   }
 
   handleTimeout(now: Instant): void {
@@ -368,3 +375,6 @@ export class StreamMux {
     if (this.#silentMs >= SILENCE_MS) this.#beginAnew("silent");
   }
 }
+
+const bounded = (frameBytes: number): number =>
+  Math.max(SMALLEST_FRAME_BYTES, Math.min(frameBytes, LARGEST_FRAME_BYTES));

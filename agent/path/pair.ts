@@ -4,10 +4,11 @@
  * A pair is **trusted** when nobody can be aimed by probing it: the remote address lies in a directly connected subnet, or both the
  * peer (sealed) and the coordinator (attested) name it, or it has answered. Any other gets `UNTRUSTED_PROBES` and no more.
  */
-import { sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
+import { isIPv6, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { CandidateKind } from "../../shared/wire/candidates.ts";
 import type { Leg } from "../data/plane.ts";
+import { PathMtu } from "./path_mtu.ts";
 
 /** PRODUCT rule "Nobody can be aimed": probes to a candidate that only the peer vouches for. */
 export const UNTRUSTED_PROBES = 5;
@@ -28,6 +29,7 @@ export class Pair {
   isTrusted: boolean;
   /** In a directly connected subnet: a path over the LAN. */
   readonly isLocal: boolean;
+  readonly mtu: PathMtu;
   /** Probes to this address so far, and those since it last answered. */
   probesSent: number;
   unanswered = 0;
@@ -78,6 +80,7 @@ export class Pair {
     this.origin = options.origin;
     this.isTrusted = options.isTrusted;
     this.isLocal = options.isLocal;
+    this.mtu = new PathMtu(isIPv6(options.remote.ip) ? 6 : 4, options.isLocal);
   }
 
   /** Proven in both directions and not given up. */
@@ -138,6 +141,14 @@ export class Pair {
     this.needsLarge = false;
   }
 
+  /** Large probes went unanswered, one of the base size did not: the pair was proven then. */
+  onBaseAnswered(at: Instant): void {
+    this.answeredAt = at;
+    this.unanswered = 0;
+    this.unansweredSince = undefined;
+    this.#outstanding.clear();
+  }
+
   /** Probes are due from here on, at the steps of a round. */
   startRound(at: Instant): void {
     this.roundStep = 0;
@@ -160,6 +171,7 @@ export class Pair {
     this.hasToldPeer = false;
     this.rttMs = undefined;
     this.unanswered = 0;
+    this.mtu.reset();
     this.#outstanding.clear();
   }
 }

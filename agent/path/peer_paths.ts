@@ -42,6 +42,8 @@ const HURRY_MS = 30;
 const MIN_ROUND_MS = 200;
 /** A probe that answers the peer's probes is not repeated sooner. Shorter than the densest step of a round. */
 const TRIGGERED_GAP_MS = 15;
+/** With the last two of the probes whose silence ends a path (path_watch.ts): the answer comes before the verdict. */
+const BASE_PROBE_AFTER_UNANSWERED = 3;
 /** A better pair must be better by this much to displace a working one. */
 const HYSTERESIS_FACTOR = 0.8;
 const HYSTERESIS_MS = 2;
@@ -53,13 +55,15 @@ export type PathAction =
       readonly leg: Leg;
       readonly to: Uint8Array;
       readonly message: ControlMessage;
-      /** As large as the largest packet of the overlay. */
-      readonly isLarge: boolean;
+      /** Padded to this size of the sealed frame; undefined: as it is. */
+      readonly frameBytes: number | undefined;
       /** Routers that it may pass; undefined: all. */
       readonly hops: number | undefined;
     }
   /** The pair that carries data from here on; undefined: none works. */
   | { readonly type: "selected"; readonly pair: Pair | undefined; readonly reason: string }
+  /** How large frames on the selected pair may be has changed, or is settled. */
+  | { readonly type: "mtu_changed" }
   /** Ask the coordinator for an instant at which both sides fire. */
   | { readonly type: "request_round" }
   /** Probes on the selected pair go unanswered: what else may have died with it? Told once, until it answers. */
@@ -260,13 +264,13 @@ export class PeerPaths {
   }
 
   /** Forgets every pair and proof: the peer has restarted, or is let go. */
-  invalidate(reason: string): void {
+  invalidate(reason: string, now: Instant): void {
     for (const pair of this.#pairs.values()) {
       pair.invalidate();
       pair.stopRound();
     }
     this.#pairs.clear();
-    this.#select(undefined, reason);
+    this.#select(undefined, reason, now);
     this.#closeSilentLegs(Number.POSITIVE_INFINITY as Instant);
   }
 
@@ -303,6 +307,7 @@ export class PeerPaths {
     from: TransportAddress,
     now: Instant,
   ): void {
+    if (this.#handleMtuAnswer(message.transaction, now)) return;
     // The transaction names the pair, not the source address: between two NATs that use another port per destination, and let the
     // answer in all the same, what we send to and what we hear from differ. The seal has proven who answered.
     const pair =
@@ -380,6 +385,7 @@ export class PeerPaths {
       this.#actions.push({ type: "fired", round, at: now });
     }
     for (const pair of this.#pairs.values()) this.#probeIfDue(pair, now);
+    this.#searchMtu(now);
     if (this.#roundEndsAt !== undefined && now >= this.#roundEndsAt) {
       this.#roundEndsAt = undefined;
       this.#hasFailed = this.#selected === undefined;
@@ -393,7 +399,7 @@ export class PeerPaths {
     if (!this.#isEnabled) return undefined;
     let first = earliest(this.#scheduled?.fireAt, this.#roundEndsAt, this.#watchAt(), this.#requestAt());
     for (const pair of this.#pairs.values()) first = earliest(first, pair.nextProbeAt);
-    return first;
+    return earliest(first, this.#selected?.mtu.dueAt(this.#isInUse));
   }
 
   poll(): PathAction | undefined {
@@ -533,17 +539,64 @@ export class PeerPaths {
   }
 
   #probe(pair: Pair, now: Instant, hops?: number): void {
-    const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
-    const transaction = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
-    pair.onProbeSent(transaction, now);
+    const { mtu } = pair;
     pair.isProvingLarge = pair.needsLarge || (pair === this.#selected && this.#watch.wantsLarge(now));
+    // Large probes that are lost may have been too large, and nothing else: one that every path carries tells.
+    if (pair.isProvingLarge && mtu.size > mtu.base && pair.unanswered >= BASE_PROBE_AFTER_UNANSWERED) {
+      const transaction = this.#newTransaction();
+      this.#send(pair, this.#probeMessage(pair, transaction), mtu.takeBaseProbe(transaction));
+    }
+    const transaction = this.#newTransaction();
+    pair.onProbeSent(transaction, now);
     if (!pair.isTrusted) this.#untrustedProbes.add(pair.remote);
-    const message = { type: "probe", transaction, round: this.#round, answered: pair.isValid } as const;
-    this.#send(pair, message, pair.isProvingLarge, hops);
+    this.#send(pair, this.#probeMessage(pair, transaction), pair.isProvingLarge ? mtu.size : undefined, hops);
   }
 
-  #send(pair: Pair, message: ControlMessage, isLarge = false, hops?: number): void {
-    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message, isLarge, hops });
+  #probeMessage(pair: Pair, transaction: number): ControlMessage {
+    return { type: "probe", transaction, round: this.#round, answered: pair.isValid };
+  }
+
+  #newTransaction(): number {
+    const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
+    return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
+  }
+
+  #send(pair: Pair, message: ControlMessage, frameBytes?: number, hops?: number): void {
+    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message, frameBytes, hops });
+  }
+
+  // The size of frames
+
+  #searchMtu(now: Instant): void {
+    const pair = this.#selected;
+    const dueAt = pair?.mtu.dueAt(this.#isInUse);
+    if (pair === undefined || dueAt === undefined || now < dueAt) return;
+    const transaction = this.#newTransaction();
+    const frameBytes = pair.mtu.takeProbe(transaction, usualAnswerMs(pair), now);
+    if (frameBytes === undefined) this.#actions.push({ type: "mtu_changed" });
+    else this.#send(pair, this.#probeMessage(pair, transaction), frameBytes);
+  }
+
+  /** Probes of the size are none of whether the pair lives: a lost one must not look like its death, nor an answer like its life. */
+  #handleMtuAnswer(transaction: number, now: Instant): boolean {
+    const mtu = this.#selected?.mtu;
+    const before = mtu?.size;
+    if (mtu?.handleAnswer(transaction, now) !== true) return false;
+    if (mtu.size !== before) this.#actions.push({ type: "mtu_changed" });
+    return true;
+  }
+
+  /** Large frames are lost, and those of the base size are not: the path has become narrower, and lives. */
+  #shrink(pair: Pair, now: Instant): boolean {
+    const { mtu, unansweredSince } = pair;
+    const { baseAnsweredAt } = mtu;
+    if (mtu.size <= mtu.base || baseAnsweredAt === undefined || unansweredSince === undefined) return false;
+    if (baseAnsweredAt < unansweredSince) return false;
+    mtu.shrink(now);
+    pair.onBaseAnswered(baseAnsweredAt);
+    this.#watch.restart();
+    this.#actions.push({ type: "mtu_changed" });
+    return true;
   }
 
   #requestAt(): Instant | undefined {
@@ -571,29 +624,30 @@ export class PeerPaths {
     const current = this.#selected;
     if (current === pair) return;
     if (current === undefined) {
-      this.#select(pair, "first direct path that answered");
+      this.#select(pair, "first direct path that answered", now);
       return;
     }
     if (this.#watch.isDoubted(current)) {
       if (!this.#watch.isOverdue(current, now)) return;
       // Given up, not left in good order: nobody waits for what is still on it.
       current.invalidate();
-      this.#select(pair, NETWORK_CHANGED);
+      this.#select(pair, NETWORK_CHANGED, now);
       return;
     }
     if (pair.isStraight !== current.isStraight) {
-      if (pair.isStraight) this.#select(pair, "an address that the peer's own packets keep open");
+      if (pair.isStraight) this.#select(pair, "an address that the peer's own packets keep open", now);
       return;
     }
-    if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path");
+    if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path", now);
   }
 
-  #select(pair: Pair | undefined, reason: string): void {
+  #select(pair: Pair | undefined, reason: string, now: Instant): void {
     if (this.#selected === pair) return;
     this.#selected = pair;
     this.#watch.restart();
     this.#isSuspectTold = false;
     if (pair !== undefined) {
+      pair.mtu.start(now);
       this.#hurryAt = undefined;
       this.#requests = 0;
     }
@@ -618,6 +672,7 @@ export class PeerPaths {
       return;
     }
     const isDoubted = this.#watch.isDoubted(pair);
+    if (verdict === "dead" && pair.isProvingLarge && this.#shrink(pair, now)) return;
     const isTooLarge = verdict === "dead" && pair.isProvingLarge && this.#watch.isHeard(pair, now);
     // What died under large packets must be proven by large ones: small ones may have passed all the time.
     if (pair.isProvingLarge && !isDoubted) pair.needsLarge = true;
@@ -632,7 +687,7 @@ export class PeerPaths {
     pair.invalidate();
     this.#pairs.expire(this.#selected, now);
     const next = this.#pairs.best();
-    this.#select(next, reason);
+    this.#select(next, reason, now);
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;
     // The peer may not have noticed, and the coordinator may be away: begin at once and alone, and ask for a synchronised round too.

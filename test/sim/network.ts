@@ -30,6 +30,8 @@ export interface Datagram {
 }
 
 const LAN_DELAY_MS = 0.3;
+/** IPv4 and UDP. */
+const HEADER_BYTES = 28;
 
 export class Host {
   readonly ip: string;
@@ -40,6 +42,8 @@ export class Host {
   isUdpBlocked = false;
   /** TCP to port 2222 does not get out. */
   isSshBlocked = false;
+  /** The largest IP packet on its access line. What is larger vanishes: routers that say so by ICMP are not simulated. */
+  linkMtu = 1500;
   /** Nothing gets out: a captive portal. */
   isOffline = false;
   /** Datagrams sent, by destination ip: for the rules about what may be sent where. */
@@ -81,7 +85,7 @@ export class Network {
 
   send(host: Host, sourcePort: number, to: TransportAddress, bytes: Uint8Array): void {
     host.sentTo.set(to.ip, (host.sentTo.get(to.ip) ?? 0) + 1);
-    if (host.isUdpBlocked || host.isOffline) return;
+    if (host.isUdpBlocked || host.isOffline || bytes.length + HEADER_BYTES > host.linkMtu) return;
     const from = { ip: host.ip, port: sourcePort };
     const { site } = host;
     if (site !== undefined && to.ip.startsWith(site.lanPrefix)) {
@@ -119,5 +123,6 @@ export class Network {
 }
 
 function deliver(host: Host, port: number, from: TransportAddress, bytes: Uint8Array): void {
+  if (bytes.length + HEADER_BYTES > host.linkMtu) return;
   if (!host.isUdpBlocked && !host.isOffline) host.sockets.get(port)?.(bytes, from);
 }

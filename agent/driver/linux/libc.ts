@@ -32,8 +32,8 @@ export const IP_TTL = 2;
 export const IP_MTU_DISCOVER = 10;
 export const IPV6_MTU_DISCOVER = 23;
 export const IPV6_V6ONLY = 26;
-/** Path MTU discovery where the route knows an MTU, local fragmentation above it. */
-export const PMTUDISC_WANT = 1;
+/** Never fragments and ignores what ICMP says of the route: path MTU discovery is ours (ip(7)). */
+export const PMTUDISC_PROBE = 3;
 export const MSG_DONTWAIT = 0x40;
 export const POLLIN = 0x1;
 export const POLLERR = 0x8;

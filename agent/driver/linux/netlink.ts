@@ -109,11 +109,19 @@ export class Netlink {
   }
 
   /** Routes one address through an interface. False when a route to exactly this address exists already; it is left alone. */
-  addHostRoute(index: number, ip: string): boolean {
-    const { errno, text } = this.#request(encodeHostRoute("add", index, ip, this.#nextSequence()));
+  addHostRoute(index: number, ip: string, mtu?: number): boolean {
+    const { errno, text } = this.#request(encodeHostRoute("add", index, ip, this.#nextSequence(), mtu));
     if (errno === EEXIST) return false;
     if (errno !== 0) throw new NetlinkError(`Cannot add a route to ${ip} through interface ${index}`, errno, text);
     return true;
+  }
+
+  /** Says of a route of our own how large packets may be. Connections that stand take it up with their next segment. */
+  setHostRouteMtu(index: number, ip: string, mtu: number): void {
+    this.#must(
+      `Cannot set the packet size of the route to ${ip}`,
+      encodeHostRoute("replace", index, ip, this.#nextSequence(), mtu),
+    );
   }
 
   /** A route that is gone already is no error. */

@@ -58,8 +58,10 @@ const RTA_OIF = 4;
 const RTA_GATEWAY = 5;
 const RTA_PRIORITY = 6;
 const RTA_PREFSRC = 7;
+const RTA_METRICS = 8;
 const RTA_MULTIPATH = 9;
 const RTA_TABLE = 15;
+const RTAX_MTU = 2;
 const RT_TABLE_MAIN = 254;
 const RTPROT_STATIC = 4;
 const RT_SCOPE_UNIVERSE = 0;
@@ -155,8 +157,19 @@ export function encodeAddAddress(index: number, ip: string, prefix: number, sequ
   ]);
 }
 
-/** A route to one address through an interface. Never replaces a route of somebody else: then the answer is EEXIST. */
-export function encodeHostRoute(action: "add" | "delete", index: number, ip: string, sequence: number): Uint8Array {
+/**
+ * A route to one address through an interface. To add one never replaces a route of somebody else: then the answer is EEXIST. Our own is
+ * replaced when the size of packets changes.
+ *
+ * @param mtu the largest packet that goes there, of which TCP's segment size follows; undefined: the interface's
+ */
+export function encodeHostRoute(
+  action: "add" | "replace" | "delete",
+  index: number,
+  ip: string,
+  sequence: number,
+  mtu?: number,
+): Uint8Array {
   const header = new Uint8Array(12);
   header[0] = familyOf(ip);
   header[1] = isIPv6(ip) ? 128 : 32;
@@ -164,13 +177,13 @@ export function encodeHostRoute(action: "add" | "delete", index: number, ip: str
   header[5] = RTPROT_STATIC;
   header[6] = isIPv6(ip) ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
   header[7] = RTN_UNICAST;
-  const add = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-  return message(
-    action === "add" ? RTM_NEWROUTE : RTM_DELROUTE,
-    action === "add" ? add : NLM_F_REQUEST | NLM_F_ACK,
-    sequence,
-    [header, attribute(RTA_DST, rawIp(ip)), attribute(RTA_OIF, u32(index))],
-  );
+  const flags = { add: NLM_F_CREATE | NLM_F_EXCL, replace: NLM_F_CREATE | NLM_F_REPLACE, delete: 0 }[action];
+  return message(action === "delete" ? RTM_DELROUTE : RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, [
+    header,
+    attribute(RTA_DST, rawIp(ip)),
+    attribute(RTA_OIF, u32(index)),
+    ...(mtu === undefined ? [] : [attribute(RTA_METRICS, attribute(RTAX_MTU, u32(mtu)))]),
+  ]);
 }
 
 /** All messages of one datagram of the kernel. Types that we do not know, and whatever is cut off, are left out. */

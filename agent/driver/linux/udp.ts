@@ -112,7 +112,7 @@ export class UdpSocket {
       const errno = this.#libc.errno() || EIO;
       // The device cannot do it, or has no checksum offload, which this needs (udp(7)).
       if (errno === EIO || errno === EOPNOTSUPP) this.#cutsInKernel = false;
-      // Frames above the MTU of the route are fragmented one by one, but not in batches.
+      // A frame is larger than the interface lets out: smaller ones of the batch are not.
       else if (errno !== EINVAL && errno !== EMSGSIZE) return errno;
     }
     let failed = 0;
@@ -166,8 +166,8 @@ function setOptions(libc: c.Libc, fd: number, family: AddressFamily, offloads: O
   if (family === 6) {
     // IPv4 has sockets of its own: a dual-stack one would show IPv4 peers at mapped addresses and share its port.
     set(c.IPPROTO_IPV6, c.IPV6_V6ONLY, 1);
-    set(c.IPPROTO_IPV6, c.IPV6_MTU_DISCOVER, c.PMTUDISC_WANT);
+    set(c.IPPROTO_IPV6, c.IPV6_MTU_DISCOVER, c.PMTUDISC_PROBE);
   } else {
-    set(c.IPPROTO_IP, c.IP_MTU_DISCOVER, c.PMTUDISC_WANT);
+    set(c.IPPROTO_IP, c.IP_MTU_DISCOVER, c.PMTUDISC_PROBE);
   }
 }

@@ -96,6 +96,8 @@ export class StreamDriver {
       const { rttMs, streamFrameBytes: frameBytes } = event;
       const path = event.to === null ? undefined : { rttMs, frameBytes };
       this.#step((now) => this.#hub.handlePath(event.id, path, now));
+    } else if (event.type === "mtu_changed") {
+      this.#step((now) => this.#hub.handleFrameBytes(event.id, event.packetBytes, now));
     } else if (event.type === "route_removed") {
       this.#step((now) => this.#hub.handleGone(event.id, "unreachable", now));
     }

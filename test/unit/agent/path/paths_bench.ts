@@ -7,6 +7,8 @@ import { type Instant, instant } from "../../../../shared/time.ts";
 import { type CandidateKind, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
 
 export const LEG = 1;
+/** RFC 8200: 1280 bytes, less the headers of IPv4 and UDP. */
+export const BASE_BYTES = 1252;
 
 export interface Sent {
   readonly at: number;
@@ -14,7 +16,8 @@ export interface Sent {
   readonly type: string;
   readonly transaction: number;
   readonly answered: boolean;
-  readonly isLarge: boolean;
+  /** Size of the sealed frame, where it is padded. */
+  readonly frameBytes: number | undefined;
   readonly hops: number | undefined;
 }
 
@@ -27,6 +30,8 @@ export interface BenchOptions {
 export class Bench {
   readonly paths: PeerPaths;
   readonly sent: Sent[] = [];
+  /** Those that seek, or prove, a size above the base. */
+  readonly sizeProbes: Sent[] = [];
   readonly selections: { readonly at: number; readonly pair: Pair | undefined; readonly reason: string }[] = [];
   readonly requests: number[] = [];
   readonly fired: { readonly round: number; readonly at: number }[] = [];
@@ -101,6 +106,21 @@ export class Bench {
     this.#drain();
   }
 
+  /** The peer's answers to probes above the base size, if they are no larger than that. */
+  answerSizes(largest: number, from: TransportAddress): void {
+    for (const { transaction, frameBytes = 0 } of this.sizeProbes.splice(0)) {
+      if (frameBytes > largest) continue;
+      const seenFrom = { ip: "198.51.100.200", port: 1 };
+      this.paths.handleProbeAnswer(
+        { type: "probe_answer", transaction, answered: true, seenFrom },
+        LEG,
+        from,
+        this.now,
+      );
+    }
+    this.#drain();
+  }
+
   /** A probe of the peer comes in. */
   probe(from: TransportAddress, answered = false): void {
     this.paths.handleProbe({ type: "probe", transaction: 77, round: 1, answered }, LEG, from, this.now);
@@ -135,13 +155,14 @@ export class Bench {
         const { message } = action;
         if (message.type !== "probe" && message.type !== "probe_answer") throw new Error("Paths send probes only");
         const { type, transaction, answered } = message;
-        this.sent.push({
+        const isOfSize = action.frameBytes !== undefined && action.frameBytes > BASE_BYTES;
+        (isOfSize ? this.sizeProbes : this.sent).push({
           at: this.now,
           to: unpackAddress(action.to),
           type,
           transaction,
           answered,
-          isLarge: action.isLarge,
+          frameBytes: action.frameBytes,
           hops: action.hops,
         });
         break;

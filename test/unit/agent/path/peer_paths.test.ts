@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { DestinationBudget } from "../../../../agent/path/destination_budget.ts";
 import type { TransportAddress } from "../../../../shared/address.ts";
 import { instant } from "../../../../shared/time.ts";
-import { Bench, type BenchOptions, LEG } from "./paths_bench.ts";
+import { BASE_BYTES, Bench, type BenchOptions, LEG } from "./paths_bench.ts";
 
 /** PRODUCT.md, "Nobody can be aimed": not imported, since the number is the promise. */
 const UNTRUSTED_PROBES = 5;
@@ -429,7 +429,28 @@ describe("a path in use", () => {
     }
     expect(bench.selections.at(-1)?.reason).toBe("large packets do not get through");
     bench.pass(5000);
-    expect(bench.sent.at(-1)?.isLarge).toBe(true);
+    expect(bench.sent.at(-1)?.frameBytes).toBe(BASE_BYTES);
+  });
+
+  test("that has become narrower carries on with smaller frames, within a second", () => {
+    const bench = direct(40);
+    bench.pass(0);
+    bench.answerSizes(1472, PUBLIC);
+    expect(bench.paths.selected?.mtu.size).toBe(1472);
+    // From here on 1400 bytes pass, and nobody says so.
+    let since: number | undefined;
+    for (let i = 0; i < 300; i++) {
+      bench.do((paths, now) => paths.handleTraffic({ small: 0, large: 1 }, NONE, now));
+      bench.pass(10);
+      const asked = bench.sent.at(-1);
+      if (asked?.type === "probe" && asked.at > bench.now - 10) bench.answer(PUBLIC);
+      bench.answerSizes(1400, PUBLIC);
+      if (bench.paths.selected?.mtu.size !== 1472) since ??= bench.now;
+    }
+    expect(since).toBeLessThan(1000);
+    expect(bench.paths.selected?.mtu.size).toBeGreaterThan(1396);
+    expect(bench.paths.selected?.mtu.size).toBeLessThanOrEqual(1400);
+    expect(bench.selections).toHaveLength(1);
   });
 
   test("that dies gives way to the next best pair that works, at once", () => {
@@ -633,7 +654,7 @@ describe("lists of candidates", () => {
     bench.paths.setRemote(list(100, PUBLIC), bench.now);
     bench.do((paths, now) => {
       paths.setEnabled(false, now);
-      paths.invalidate("the peer has restarted");
+      paths.invalidate("the peer has restarted", now);
       paths.setRemote(list(3, OTHER), now);
       paths.setEnabled(true, now);
     });
