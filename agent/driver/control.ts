@@ -2,6 +2,7 @@
 import { formatTransportAddress } from "../../shared/address.ts";
 import { groupFingerprint } from "../../shared/session/identity.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
+import { FRAME_OVERHEAD_BYTES } from "../../shared/wire/frame.ts";
 import type {
   AgentControl,
   BenchEvent,
@@ -323,7 +324,7 @@ export class Control implements AgentControl {
     const since = new Date(peer.selectedAtUnixMs ?? 0).toISOString();
     const rttMs = peer.rttMs === undefined ? null : round(peer.rttMs);
     if (route.kind !== "direct") {
-      return { kind: route.kind, legs: route.legs, localAddress: null, remoteAddress: null, rttMs, since };
+      return { kind: route.kind, legs: route.legs, localAddress: null, remoteAddress: null, rttMs, mtu: null, since };
     }
     const { pair } = route;
     return {
@@ -332,6 +333,7 @@ export class Control implements AgentControl {
       localAddress: this.#agent.localAddressTo(pair.remote.ip, pair.leg) ?? null,
       remoteAddress: formatTransportAddress(pair.remote),
       rttMs,
+      mtu: pair.mtu.size - FRAME_OVERHEAD_BYTES,
       since,
     };
   }

@@ -55,6 +55,8 @@ export const PathStatus = v.looseObject({
   localAddress: v.nullable(Address),
   remoteAddress: v.nullable(Address),
   rttMs: v.nullable(Milliseconds),
+  /** The largest packet that goes in one frame, in bytes; null where any size does. Absent from an agent that does not tell. */
+  mtu: v.optional(v.nullable(Count)),
   since: Moment,
 });
 export type PathStatus = v.InferOutput<typeof PathStatus>;

@@ -151,6 +151,7 @@ export interface PeerStatus {
     readonly localAddress: string;
     readonly remoteAddress: string;
     readonly rttMs: number;
+    readonly mtu: number | null;
     readonly since: string;
   } | null;
   readonly why: string;
