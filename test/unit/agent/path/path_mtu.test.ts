@@ -1,5 +1,5 @@
 /** The search for the largest datagram, with a path that the test makes up: what it carries, and what it loses. */
-import fc from "fast-check";
+import { assert, integer, property } from "fast-check";
 import { describe, expect, test } from "vitest";
 import { PathMtu } from "../../../../agent/path/path_mtu.ts";
 import { type Instant, instant } from "../../../../shared/time.ts";
@@ -86,8 +86,8 @@ describe("a path", () => {
   });
 
   test("of any size is found to the byte or nearly, within the probes that are stated", () => {
-    fc.assert(
-      fc.property(fc.integer({ min: BASE_IPV4, max: USUAL_IPV4 }), (carries) => {
+    assert(
+      property(integer({ min: BASE_IPV4, max: USUAL_IPV4 }), (carries) => {
         const path = new Path(carries);
         path.pass(10_000);
         expect(path.mtu.isSearching).toBe(false);
