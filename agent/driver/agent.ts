@@ -83,8 +83,17 @@ async function startStreams(agent: MeshAgent): Promise<Streams> {
 const namesSource = (agent: MeshAgent): NamesSource => ({
   device: () => agent.self.tun,
   self: () => (agent.self.name === undefined ? undefined : { ...agent.self, name: agent.self.name }),
-  peers: () => agent.peers().flatMap(({ entry, trust }) => (trust === "pinned" ? [entry] : [])),
-  listen: (listener) => agent.listen(listener),
+  peers: () => agent.node.members(),
+  listen: (listener) => {
+    let seen = "";
+    return agent.listen(() => {
+      const { name, tun } = agent.self;
+      const state = `${agent.node.membersRevision} ${name} ${tun}`;
+      if (state === seen) return;
+      seen = state;
+      listener();
+    });
+  },
 });
 
 async function closing(server: Promise<{ stop: () => unknown }>): Promise<AsyncDisposable> {

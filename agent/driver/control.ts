@@ -119,7 +119,7 @@ export class Control implements AgentControl {
   #onPathChange(peer: PeerView, tell: (change: PeerView["history"][number]) => void): () => void {
     let last = peer.history.at(-1);
     return this.#agent.listen(() => {
-      const history = this.#agent.peers().find(({ id }) => id === peer.id)?.history ?? [];
+      const history = this.#agent.peer(peer.id)?.history ?? [];
       const newest = history.at(-1);
       if (newest === last) return;
       const news = history.slice(last === undefined ? 0 : history.indexOf(last) + 1);
@@ -244,7 +244,7 @@ export class Control implements AgentControl {
     const { id } = this.#reachable(name);
     this.#agent.choosePath(id, rung);
     const current = (): PathStatus | null => {
-      const peer = this.#agent.peers().find((candidate) => candidate.id === id);
+      const peer = this.#agent.peer(id);
       return peer === undefined ? null : this.#path(peer);
     };
     const isDone = (): boolean => {

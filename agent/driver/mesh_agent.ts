@@ -57,6 +57,8 @@ export class MeshAgent {
   readonly #now: () => Instant;
   readonly #meshAddresses = new Set<string>();
   readonly #routed = new Map<PeerId, readonly string[]>();
+  /** Mesh addresses that this step has brought. */
+  readonly #unrouted: string[] = [];
   /** Called after every step: for those who wait for a condition. */
   readonly #listeners = new Set<() => void>();
   /** Of every open UDP socket, by leg. */
@@ -100,7 +102,7 @@ export class MeshAgent {
         rememberTimestamp: (id, timestamp) => void handshakeClock.accept(id, timestamp),
         wallClockUnixMs: () => Date.now(),
       },
-      trust: { check: (name, id) => trust.check(name, id), pin: (name, id) => this.#pin(name, id) },
+      trust: { check: (name, id) => trust.check(name, id), pin: (name, id) => void trust.pinUnsaved(name, id) },
       useDirect: config.direct,
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
@@ -179,6 +181,10 @@ export class MeshAgent {
 
   peers(): readonly PeerView[] {
     return this.node.peers(this.#now());
+  }
+
+  peer(id: PeerId): PeerView | undefined {
+    return this.node.peer(id, this.#now());
   }
 
   /** Calls `listener` after each step, until the returned function is called. */
@@ -314,7 +320,7 @@ export class MeshAgent {
     }
     this.#self = { ...this.#self, tun: name };
     this.#step((now) => this.node.handleRootless(false, now));
-    for (const addresses of this.#routed.values()) this.#routes.add(addresses);
+    this.#routes.add([...this.#routed.values()].flat());
     return undefined;
   }
 
@@ -479,10 +485,10 @@ export class MeshAgent {
     }
   }
 
-  /** A disk that is full costs the memory of a new peer after a restart, not the peer. */
-  #pin(name: string, id: PeerId): void {
+  /** A disk that is full costs the memory of new peers after a restart, not the peers. */
+  #savePins(): void {
     try {
-      this.config.state.trust.pin(name, id);
+      this.config.state.trust.save();
     } catch (error) {
       this.config.log.warn(error instanceof Error ? error.message : String(error));
     }
@@ -562,6 +568,9 @@ export class MeshAgent {
   #step(input: (now: Instant) => void): void {
     input(this.#now());
     for (let action = this.node.poll(); action !== undefined; action = this.node.poll()) this.#perform(action);
+    // One write and one look at the routes for all peers of a list.
+    this.#savePins();
+    if (this.#unrouted.length > 0) this.#routes?.add(this.#unrouted.splice(0));
     this.#arm();
     this.#notify();
   }
@@ -625,7 +634,7 @@ export class MeshAgent {
     if (event.type === "route_added") {
       this.#meshAddresses.add(event.meshIPv4).add(event.meshIPv6);
       this.#routed.set(event.id, [event.meshIPv4, event.meshIPv6]);
-      this.#routes?.add([event.meshIPv4, event.meshIPv6]);
+      this.#unrouted.push(event.meshIPv4, event.meshIPv6);
     } else if (event.type === "route_removed") {
       this.#routed.delete(event.id);
       this.#routes?.remove([event.meshIPv4, event.meshIPv6]);

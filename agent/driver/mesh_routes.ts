@@ -7,7 +7,7 @@
 import { isIPv6 } from "../../shared/address.ts";
 import type { Log } from "../log.ts";
 import { Netlink, type NetworkSnapshot } from "./linux/netlink.ts";
-import { coverageOf } from "./linux/routing.ts";
+import { coverageOf, withoutRoutesOf } from "./linux/routing.ts";
 
 /**
  * What goes through the widest path there is, one of jumbo frames, in one frame. How large packets to a peer really are its route says: a
@@ -48,7 +48,7 @@ export class MeshRoutes {
   }
 
   add(addresses: readonly string[]): void {
-    const snapshot = this.#netlink.snapshot();
+    const snapshot = withoutRoutesOf(this.#netlink.snapshot(), this.#index);
     for (const address of addresses) {
       const covered = this.#whatCovers(snapshot, address);
       if (covered !== undefined) {

@@ -73,7 +73,7 @@ export class Handshakes {
     const packet = decodeHandshake(bytes);
     if (packet === undefined) return;
     if (packet.type !== "initiation") {
-      const peer = expected ?? this.#book.find((other) => other.session.ownsIndex(packet.receiverIndex));
+      const peer = expected ?? this.#book.bySessionIndex(packet.receiverIndex);
       if (peer === undefined || peer.trust !== "pinned") return;
       if (packet.type === "cookie") {
         peer.session.handleCookie(packet, now);

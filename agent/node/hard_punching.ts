@@ -78,9 +78,9 @@ export class HardPunching {
   settle(now: Instant): void {
     this.#carryOn(now);
     if (this.#current !== undefined || !this.#options.useDirect || this.#gathering.ipv4 === undefined) return;
-    for (const peer of this.#book.values()) {
+    for (const peer of this.#book.awake()) {
       if (!this.#isDue(peer, now)) continue;
-      this.#begin(peer, undefined, now);
+      this.#begin(this.#book.touch(peer), undefined, now);
       this.#carryOn(now);
       return;
     }
@@ -235,6 +235,7 @@ export class HardPunching {
     const current = this.#current;
     if (current === undefined) return;
     const { peer, stage } = current;
+    this.#book.touch(peer);
     if (stage.name === "running") this.#drain(peer, stage.volley);
     const { selected } = peer.paths;
     if (selected !== undefined && (!current.isForPeer || selected.peerConfirmed)) this.#finish(current, "direct", now);

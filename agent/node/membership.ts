@@ -34,6 +34,9 @@ export class Membership {
   readonly #letGo: MembershipOptions["letGo"];
   readonly #onOnline: MembershipOptions["onOnline"];
 
+  /** Grows with every change of who is a peer to be named: name, addresses, trust. */
+  revision = 0;
+
   constructor({ node, book, outbox, legs, letGo, onOnline }: MembershipOptions) {
     this.#node = node;
     this.#book = book;
@@ -45,9 +48,11 @@ export class Membership {
 
   /** What the coordinator says of a peer, old or new. */
   handleEntry(entry: PeerEntry, now: Instant): void {
-    // The coordinator is never trusted for a key: the chain must prove the id by itself.
-    if (entry.id === this.#node.id || verifyIdentityChain(entry) !== entry.id) return;
+    if (entry.id === this.#node.id) return;
     const known = this.#book.get(entry.id);
+    // The coordinator is never trusted for a key: the chain must prove the id by itself, once.
+    const isProven = known !== undefined && isSameChain(known.entry, entry);
+    if (!isProven && verifyIdentityChain(entry) !== entry.id) return;
     if (known === undefined) {
       this.#addPeer(entry, now);
       return;
@@ -61,7 +66,8 @@ export class Membership {
     // A coordinator that has restarted does not know the instance until the peer is back: that is no news about the peer.
     const instance = entry.instance === 0 ? before.instance : entry.instance;
     known.entry = { ...entry, instance };
-    this.applyTrust(known, now);
+    if (before.name !== entry.name) this.revision++;
+    this.applyTrust(known, now, before);
     if (before.instance !== instance && before.instance !== 0) {
       // It has restarted and has lost its keys: what it would not understand is not sent.
       this.#letGo(known, "the peer has restarted", now);
@@ -80,8 +86,12 @@ export class Membership {
     if (entry.online) this.#outbox.event({ type: "peer_online", id: entry.id, name: entry.name });
   }
 
-  /** What the trust store says of this name and id, and what follows for routes and keys. */
-  applyTrust(peer: Peer, now: Instant): void {
+  /**
+   * What the trust store says of this name and id, and what follows for routes and keys.
+   *
+   * @param before the entry that the data path has been told
+   */
+  applyTrust(peer: Peer, now: Instant, before = peer.entry): void {
     const verdict = this.#node.trust.check(peer.entry.name, peer.id);
     const trust = verdict === "new" ? "pinned" : verdict;
     if (verdict === "new") this.#node.trust.pin(peer.entry.name, peer.id);
@@ -89,17 +99,21 @@ export class Membership {
     const wasPinned = peer.trust === "pinned";
     peer.trust = trust;
     if (trust === "pinned") {
-      const addresses = [ipBytes(peer.entry.meshIPv4), ipBytes(peer.entry.meshIPv6)];
-      this.#outbox.plane({ type: "set_peer", peer: peer.slot, addresses });
+      const { meshIPv4, meshIPv6 } = peer.entry;
+      // A mesh of hundreds has news of somebody all the time, and most of it is that he comes or goes.
+      if (wasPinned && before.meshIPv4 === meshIPv4 && before.meshIPv6 === meshIPv6) return;
+      this.revision++;
+      this.#outbox.plane({ type: "set_peer", peer: peer.slot, addresses: [ipBytes(meshIPv4), ipBytes(meshIPv6)] });
       if (!wasPinned)
         this.#outbox.event({
           type: "route_added",
           id: peer.id,
-          meshIPv4: peer.entry.meshIPv4,
-          meshIPv6: peer.entry.meshIPv6,
+          meshIPv4,
+          meshIPv6,
         });
       return;
     }
+    this.revision++;
     if (trust === "changed") this.#outbox.event({ type: "key_changed", id: peer.id, name: peer.entry.name });
     // What it would send from here on could not be opened.
     const path = this.#outbox.routeRef(peer);
@@ -125,5 +139,9 @@ export class Membership {
     if (peer === undefined) return;
     this.#shut(peer, now);
     this.#book.remove(peer);
+    this.revision++;
   }
 }
+
+const isSameChain = (a: PeerEntry, b: PeerEntry): boolean =>
+  equalBytes(a.identity, b.identity) && equalBytes(a.sessionKey, b.sessionKey) && equalBytes(a.signature, b.signature);

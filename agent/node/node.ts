@@ -11,6 +11,7 @@ import { assertNever } from "../../shared/assert.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
+import type { NatReport } from "../../shared/wire/candidates.ts";
 import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
 import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
@@ -106,7 +107,8 @@ export class Node {
     this.#gathering.setInterfaces(addresses, now);
     // Old paths may be dead and new ones possible: ask all of them at once.
     if (!isFirst) {
-      for (const peer of this.#book.values()) {
+      this.#book.touchAwake();
+      for (const peer of this.#book.awake()) {
         peer.paths.doubt(now);
         peer.paths.probeAll(now);
       }
@@ -139,7 +141,8 @@ export class Node {
   handleRelayState(kind: RelayLeg, isUp: boolean, now: Instant): void {
     if (this.#outbox.relays[kind] === isUp) return;
     this.#outbox.relays[kind] = isUp;
-    for (const peer of this.#book.values()) {
+    this.#book.touchAwake();
+    for (const peer of this.#book.awake()) {
       if (isUp && peer.session.isEstablished) this.#traffic.openRelay(peer, kind);
       this.#traffic.updateRoute(peer, isUp ? `the ${kind} relay is there` : `the ${kind} relay was lost`, now);
     }
@@ -148,7 +151,7 @@ export class Node {
 
   /** Would a peer in use get a path, or a better one, by this connection of ours? */
   wantsRelay(kind: RelayLeg, now: Instant): boolean {
-    return [...this.#book.values()].some((peer) => {
+    return this.#book.awake().some((peer) => {
       const { route } = peer;
       if (!isInUse(peer, now) || route?.kind === "direct") return false;
       return route === undefined || (kind === "ssh" && route.legs.local === "websocket");
@@ -296,7 +299,7 @@ export class Node {
 
   /** The trust store has changed: look at every peer again. */
   handleTrustChange(now: Instant): void {
-    for (const peer of this.#book.values()) this.#membership.applyTrust(peer, now);
+    for (const peer of this.#book.values()) this.#membership.applyTrust(this.#book.touch(peer), now);
     const blocked = [...this.#book.values()].filter((peer) => peer.trust === "blocked").map((peer) => peer.id);
     if (this.#outbox.connected) this.#outbox.signal({ type: "block", peers: blocked });
     this.#settle(now);
@@ -304,18 +307,21 @@ export class Node {
 
   /** The agent stops: tell the peers, so that they need not find out. */
   close(now: Instant): void {
-    for (const peer of this.#book.values()) {
+    for (const peer of this.#book.awake()) {
       const path = this.#outbox.routeRef(peer);
       if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "close", reason: "stopping" });
     }
     if (this.#outbox.connected) this.#outbox.signal({ type: "leave" });
-    this.#drainAll(now);
+    this.#drainTouched(now);
   }
 
   handleTimeout(now: Instant): void {
     this.#gathering.handleTimeout(now);
     this.#hardPunching.handleTimeout(now);
-    for (const peer of this.#book.values()) {
+    const isTick = this.#tickAt === undefined || now >= this.#tickAt;
+    if (isTick) this.#book.touchAwake();
+    else this.#book.touchDue(now);
+    for (const peer of this.#book.touched()) {
       peer.session.handleTimeout(now);
       peer.paths.handleTimeout(now);
       this.#news.handleTimeout(peer, now);
@@ -324,7 +330,7 @@ export class Node {
       peer.relayWatch.onAsked(now);
       this.#outbox.event({ type: "path_suspect", id: peer.id });
     }
-    if (this.#tickAt === undefined || now >= this.#tickAt) {
+    if (isTick) {
       this.#tickAt = after(now, TICK_MS);
       this.#tick(now);
     }
@@ -332,11 +338,8 @@ export class Node {
   }
 
   deadline(): Instant | undefined {
-    let first = earliest(this.#gathering.deadline(), this.#hardPunching.deadline(), this.#tickAt, this.#toOpen?.at);
-    for (const { session, paths, told, relayWatch, relayRttMs } of this.#book.values()) {
-      first = earliest(first, session.deadline(), paths.deadline(), told.retellAt, relayWatch.dueAt(relayRttMs));
-    }
-    return first;
+    const own = earliest(this.#gathering.deadline(), this.#hardPunching.deadline(), this.#tickAt, this.#toOpen?.at);
+    return earliest(own, this.#book.deadline());
   }
 
   poll(): NodeAction | undefined {
@@ -356,7 +359,23 @@ export class Node {
   }
 
   peers(now: Instant): readonly PeerView[] {
-    return [...this.#book.values()].map((peer) => this.#view(peer, now));
+    const nat = this.#gathering.natReport();
+    return [...this.#book.values()].map((peer) => this.#view(peer, nat, now));
+  }
+
+  peer(id: PeerId, now: Instant): PeerView | undefined {
+    const peer = this.#book.get(id);
+    return peer === undefined ? undefined : this.#view(peer, this.#gathering.natReport(), now);
+  }
+
+  /** Those whose names may be given out. */
+  members(): readonly PeerEntry[] {
+    return [...this.#book.values()].flatMap(({ entry, trust }) => (trust === "pinned" ? [entry] : []));
+  }
+
+  /** Grows when `members` would say something else. */
+  get membersRevision(): number {
+    return this.#membership.revision;
   }
 
   peerByName(name: string): PeerId | undefined {
@@ -364,8 +383,7 @@ export class Node {
     return undefined;
   }
 
-  #view(peer: Peer, now: Instant): PeerView {
-    const nat = this.#gathering.natReport();
+  #view(peer: Peer, nat: NatReport, now: Instant): PeerView {
     const why = whySentence(peer, { nat, connected: this.#outbox.connected, useDirect: this.#options.useDirect, now });
     return {
       id: peer.id,
@@ -455,8 +473,8 @@ export class Node {
 
   #tick(now: Instant): void {
     // A firewall may open at any moment: for a peer in use that must not take five seconds to show.
-    if ([...this.#book.values()].some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
-    for (const peer of this.#book.values()) {
+    if (this.#book.awake().some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
+    for (const peer of this.#book.awake()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);
       // What changed while the handshake was under way, or while the peer was idle.
@@ -594,13 +612,15 @@ export class Node {
       this.#toOpen = undefined;
       for (const id of ids) this.#open(this.#book.get(id), now);
     }
-    this.#drainAll(now);
+    this.#drainTouched(now);
     this.#hardPunching.settle(now);
     this.#drainGathering(now);
+    this.#drainTouched(now);
+    this.#book.settle(now);
   }
 
-  #drainAll(now: Instant): void {
-    for (const peer of this.#book.values()) {
+  #drainTouched(now: Instant): void {
+    for (const peer of this.#book.touched()) {
       this.#handshakes.drainSession(peer, undefined, now);
       this.#drainPaths(peer, now);
     }
@@ -617,8 +637,9 @@ export class Node {
           this.#outbox.push(action);
           break;
         case "changed":
-          for (const peer of this.#book.values()) {
+          for (const peer of this.#book.awake()) {
             if (!peer.session.isEstablished || isIdle(peer, now)) continue;
+            this.#book.touch(peer);
             peer.paths.hurry(now);
             this.#news.tell(peer, now);
           }

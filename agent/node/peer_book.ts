@@ -1,17 +1,22 @@
-/** The peers of this node, found by id, by slot and by session key; and what a new one is made of. */
+/**
+ * The peers of this node, found by id, by slot and by session key; and what a new one is made of.
+ *
+ * Most peers of a large mesh are only names: they must cost an input nothing. So the book knows who is *awake* (keys, a path, a deadline, or
+ * use of late), and whom the input in hand has *touched*: whoever finds a peer may change it, and the node looks at those alone afterwards.
+ */
 import { cidrContains, type TransportAddress } from "../../shared/address.ts";
 import { toHex } from "../../shared/bytes.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import { PeerSession } from "../../shared/session/peer_session.ts";
 import type { PeerEntry } from "../../shared/signal/messages.ts";
-import type { Instant } from "../../shared/time.ts";
+import { earliest, type Instant } from "../../shared/time.ts";
 import { DestinationBudget } from "../path/destination_budget.ts";
 import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { PeerPaths } from "../path/peer_paths.ts";
 import type { NodeOptions } from "./contract.ts";
 import type { Gathering } from "./gathering.ts";
 import { nothingTold } from "./news.ts";
-import type { Peer } from "./peer.ts";
+import { isIdle, type Peer } from "./peer.ts";
 import { RelayWatch } from "./relay_watch.ts";
 
 export class PeerBook {
@@ -21,6 +26,9 @@ export class PeerBook {
   readonly #byId = new Map<PeerId, Peer>();
   readonly #bySlot = new Map<number, Peer>();
   readonly #bySessionKey = new Map<string, Peer>();
+  /** Each with the earliest of its deadlines, as of when it was last touched. */
+  readonly #awake = new Map<Peer, Instant | undefined>();
+  readonly #touched = new Set<Peer>();
   #nextSlot = 1;
 
   constructor(options: NodeOptions, gathering: Gathering) {
@@ -28,25 +36,70 @@ export class PeerBook {
     this.#gathering = gathering;
   }
 
+  /** All of them, to be looked at; who changes one touches it. */
   values(): IterableIterator<Peer> {
     return this.#byId.values();
   }
 
+  /** Those with keys, a path, a deadline or use of late; to be looked at. */
+  awake(): IterableIterator<Peer> {
+    return this.#awake.keys();
+  }
+
   get(id: PeerId): Peer | undefined {
-    return this.#byId.get(id);
+    return this.touch(this.#byId.get(id));
   }
 
   bySlot(slot: number): Peer | undefined {
-    return this.#bySlot.get(slot);
+    return this.touch(this.#bySlot.get(slot));
   }
 
   bySessionKey(key: Uint8Array): Peer | undefined {
-    return this.#bySessionKey.get(toHex(key));
+    return this.touch(this.#bySessionKey.get(toHex(key)));
   }
 
-  find(fits: (peer: Peer) => boolean): Peer | undefined {
-    for (const peer of this.#byId.values()) if (fits(peer)) return peer;
+  /** Whose epoch or pending handshake this receiver index names. */
+  bySessionIndex(index: number): Peer | undefined {
+    for (const peer of this.#allAwake()) if (peer.session.ownsIndex(index)) return this.touch(peer);
     return undefined;
+  }
+
+  /** It may be changed in what follows: what that sets in motion is seen to before the input ends. */
+  touch(peer: Peer): Peer;
+  touch(peer: Peer | undefined): Peer | undefined;
+  touch(peer: Peer | undefined): Peer | undefined {
+    if (peer !== undefined) this.#touched.add(peer);
+    return peer;
+  }
+
+  /** Touches those whose deadline has come. */
+  touchDue(now: Instant): void {
+    for (const [peer, deadline] of this.#awake) if (deadline !== undefined && deadline <= now) this.touch(peer);
+  }
+
+  touchAwake(): void {
+    for (const peer of this.#awake.keys()) this.touch(peer);
+  }
+
+  /** Whom this input has touched so far. Those who are touched meanwhile come last. */
+  touched(): IterableIterator<Peer> {
+    return this.#touched.values();
+  }
+
+  /** The input is over: notes the deadlines of those touched, and lets those sleep that have nothing before them. */
+  settle(now: Instant): void {
+    for (const peer of this.#touched) {
+      const deadline = deadlineOf(peer);
+      if (deadline === undefined && isAsleep(peer, now)) this.#awake.delete(peer);
+      else if (this.#byId.get(peer.id) === peer) this.#awake.set(peer, deadline);
+    }
+    this.#touched.clear();
+  }
+
+  deadline(): Instant | undefined {
+    let first: Instant | undefined;
+    for (const deadline of this.#awake.values()) first = earliest(first, deadline);
+    return first;
   }
 
   /** A peer that nobody has trusted yet. Its entry's chain has been verified. */
@@ -100,13 +153,21 @@ export class PeerBook {
     this.#byId.set(peer.id, peer);
     this.#bySlot.set(slot, peer);
     this.#bySessionKey.set(toHex(entry.sessionKey), peer);
-    return peer;
+    return this.touch(peer);
   }
 
   remove(peer: Peer): void {
     this.#byId.delete(peer.id);
     this.#bySlot.delete(peer.slot);
     this.#bySessionKey.delete(toHex(peer.entry.sessionKey));
+    this.#awake.delete(peer);
+    this.#touched.delete(peer);
+  }
+
+  /** Also those who have begun a handshake within this very input. */
+  *#allAwake(): Generator<Peer> {
+    yield* this.#awake.keys();
+    yield* this.#touched;
   }
 
   #isDirectlyConnected(ip: string): boolean {
@@ -121,7 +182,21 @@ export class PeerBook {
     for (;;) {
       const [a = 0, b = 0, c = 0, d = 0] = this.#options.environment.random(4);
       const index = ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
-      if (this.find((peer) => peer.session.ownsIndex(index)) === undefined) return index;
+      let isTaken = false;
+      for (const peer of this.#allAwake()) isTaken ||= peer.session.ownsIndex(index);
+      if (!isTaken) return index;
     }
   }
 }
+
+/** The earliest of everything that is due for this peer. It changes only when the peer does. */
+const deadlineOf = ({ session, paths, told, relayWatch, relayRttMs }: Peer): Instant | undefined =>
+  earliest(session.deadline(), paths.deadline(), told.retellAt, relayWatch.dueAt(relayRttMs));
+
+/** Nothing to keep, to renew or to end: only a use, a message or a word of the coordinator changes anything. */
+const isAsleep = (peer: Peer, now: Instant): boolean =>
+  isIdle(peer, now) &&
+  peer.route === undefined &&
+  !peer.session.isEstablished &&
+  !peer.session.isHandshaking &&
+  !peer.isPunching;

@@ -36,6 +36,7 @@ export class TrustStore {
   readonly #blocked = new Map<string, PeerId | undefined>();
   /** The id last refused under a pinned name: what `trust` will accept. */
   readonly #refused = new Map<string, PeerId>();
+  #hasUnsaved = false;
 
   constructor(stateDir: string) {
     this.path = join(stateDir, FILE);
@@ -68,12 +69,24 @@ export class TrustStore {
    * store is full: the peer is then refused.
    */
   pin(name: string, id: PeerId): boolean {
+    const isOurs = this.pinUnsaved(name, id);
+    this.save();
+    return isOurs;
+  }
+
+  /** As `pin`, for many at once: the file is written by the `save` that follows. */
+  pinUnsaved(name: string, id: PeerId): boolean {
     const pinned = this.#pins.get(name);
     if (pinned !== undefined) return pinned === id;
     if (this.#pins.size >= MAX_PINS) return false;
     this.#pins.set(name, id);
-    this.#save();
+    this.#hasUnsaved = true;
     return true;
+  }
+
+  /** Writes what has been pinned since the file was last written, if anything. */
+  save(): void {
+    if (this.#hasUnsaved) this.#save();
   }
 
   /**
@@ -109,5 +122,6 @@ export class TrustStore {
     const pins = [...this.#pins].map(([name, id]) => ({ name, id }));
     const blocked = [...this.#blocked].map(([name, id]) => ({ name, id: id ?? null }));
     writeAtomically(this.path, `${JSON.stringify({ schema: 1, pins, blocked }, null, 2)}\n`);
+    this.#hasUnsaved = false;
   }
 }

@@ -24,6 +24,12 @@ export interface Coverage {
   readonly interface: string | undefined;
 }
 
+/** Our own routes cover nothing, and with a thousand peers there are two thousand of them: not to be looked at for each address. */
+export const withoutRoutesOf = (snapshot: NetworkSnapshot, index: number | undefined): NetworkSnapshot => ({
+  ...snapshot,
+  routes: snapshot.routes.filter((route) => index === undefined || route.index !== index),
+});
+
 /** Undefined when the mesh address is free to be ours. What belongs to our own TUN device does not count. */
 export function coverageOf(snapshot: NetworkSnapshot, ip: string, ownIndex: number | undefined): Coverage | undefined {
   const nameOf = (index: number | undefined): string | undefined =>

@@ -10,7 +10,7 @@ import type { NamesStatus } from "../../local/contract.ts";
 import { MESH_DOMAIN, type Member, Zone } from "../../dns/zone.ts";
 import { systemReason } from "../../state/user_error.ts";
 import { Netlink } from "../linux/netlink.ts";
-import { coverageOf } from "../linux/routing.ts";
+import { coverageOf, withoutRoutesOf } from "../linux/routing.ts";
 import { DnsSockets } from "./dns_sockets.ts";
 import { HostsFile, isHostsFileOurs } from "./hosts_file.ts";
 import { installInResolved, isResolvedHere, removeFromResolved, updateResolvedDomains } from "./resolved.ts";
@@ -196,7 +196,7 @@ function reachable(members: readonly Member[], device: string): readonly Member[
   const netlink = new Netlink();
   try {
     const index = netlink.linkIndex(device);
-    const snapshot = netlink.snapshot();
+    const snapshot = withoutRoutesOf(netlink.snapshot(), index);
     const unlessCovered = (ip: string | undefined): string | undefined =>
       ip === undefined || coverageOf(snapshot, ip, index) !== undefined ? undefined : ip;
     return members.map(({ name, meshIPv4, meshIPv6 }) => ({

@@ -79,7 +79,7 @@ export class TurnedConnections {
 
   /** A program here connects to a rootless peer. */
   handleTurned(peer: PeerId, { flow, port, alias, family }: Turned): void {
-    const entry = this.#agent.peers().find(({ id }) => id === peer)?.entry;
+    const entry = this.#agent.peer(peer)?.entry;
     const key = keyOf(family === 4 ? entry?.meshIPv4 : entry?.meshIPv6, alias);
     let isAdmitted = false;
     const pump = new SocketStream({

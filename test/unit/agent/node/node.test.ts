@@ -1,4 +1,7 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
+import { PeerPaths } from "../../../../agent/path/peer_paths.ts";
+import { packAddress } from "../../../../shared/address.ts";
+import { PeerSession } from "../../../../shared/session/peer_session.ts";
 import { INITIATION } from "../../../../shared/wire/handshake.ts";
 import { NodeBench, type Somebody, somebody, STUN_SERVER } from "./node_bench.ts";
 
@@ -156,5 +159,72 @@ describe("why, in one sentence", () => {
     expect(bench.why(two)).toBe(
       `The key of "two" is not the one this machine knows, so nothing is sent; if that is right, accept it with "tunnelmesh-agent trust two"`,
     );
+  });
+});
+
+describe("peers that are idle", () => {
+  /** How often a part of any peer is asked or told something. */
+  function countWork(): () => number {
+    const methods = ["poll", "deadline", "handleTimeout"] as const;
+    const spies = [PeerSession.prototype, PeerPaths.prototype].flatMap((prototype) =>
+      methods.map((method) => vi.spyOn(prototype as Record<typeof method, () => unknown>, method)),
+    );
+    return () => {
+      const calls = spies.reduce((sum, spy) => sum + spy.mock.calls.length, 0);
+      for (const spy of spies) spy.mockRestore();
+      return calls;
+    };
+  }
+
+  /** With one peer in use and so many that are not: the work of a second with ten reports of activity. */
+  function workWith(idle: number): number {
+    const bench = new NodeBench();
+    bench.join(two);
+    bench.pass(700);
+    bench.signal({ type: "peers", reset: false, peers: crowd.slice(0, idle) });
+    bench.pass(5000);
+    const slot = bench.node.slotOf(two.id) ?? 0;
+    const work = countWork();
+    const counts = { small: 0, large: 1 };
+    for (let i = 0; i < 10; i++) {
+      const at = bench.now;
+      bench.do((node, now) =>
+        node.handleReport(
+          { type: "activity", peer: slot, sent: counts, received: counts, leg: 1, from: FROM, at },
+          now,
+        ),
+      );
+      bench.pass(100);
+    }
+    return work();
+  }
+
+  const FROM = packAddress({ ip: "198.51.100.2", port: 41_641 });
+  const crowd = Array.from({ length: 1000 }, (_, index) => {
+    const seed = Uint8Array.of(index >> 8, index & 0xff, ...new Uint8Array(30).fill(7));
+    return somebody(
+      seed,
+      `peer-${index}`,
+      `100.96.${4 + (index >> 8)}.${index & 0xff}`,
+      `fd00::1:${index.toString(16)}`,
+    ).entry;
+  });
+
+  test("cost an input nothing, a thousand as little as ten", () => {
+    const few = workWith(10);
+    expect(few).toBeGreaterThan(10);
+    expect(workWith(1000)).toBe(few);
+  });
+
+  test("and have been used are asleep again after their five minutes", () => {
+    const bench = new NodeBench();
+    bench.join();
+    const used = crowd.slice(0, 50);
+    bench.signal({ type: "peers", reset: false, peers: used });
+    for (const { id } of used) bench.do((node, now) => node.use(id, now));
+    bench.pass(400_000);
+    const work = countWork();
+    bench.pass(10_000);
+    expect(work()).toBe(0);
   });
 });

@@ -12,9 +12,16 @@ export interface Somebody {
   readonly entry: PeerEntry;
 }
 
-export function somebody(seed: number, name: string): Somebody {
-  const identity = new Ed25519Key(new Uint8Array(32).fill(seed));
-  const sessionKey = new X25519Key(new Uint8Array(32).fill(seed + 100));
+export function somebody(
+  seed: number | Uint8Array,
+  name: string,
+  meshIPv4 = `100.96.0.${String(seed)}`,
+  meshIPv6 = `fd00::${String(seed)}`,
+): Somebody {
+  const [one, two] =
+    typeof seed === "number" ? [new Uint8Array(32).fill(seed), new Uint8Array(32).fill(seed + 100)] : [seed, seed];
+  const identity = new Ed25519Key(one);
+  const sessionKey = new X25519Key(two);
   const id = peerIdOf(identity.publicKey);
   const entry: PeerEntry = {
     id,
@@ -22,8 +29,8 @@ export function somebody(seed: number, name: string): Somebody {
     identity: identity.publicKey,
     sessionKey: sessionKey.publicKey,
     signature: signSessionKey(identity, sessionKey.publicKey),
-    meshIPv4: `100.96.0.${seed}`,
-    meshIPv6: `fd00::${seed}`,
+    meshIPv4,
+    meshIPv6,
     online: true,
     instance: 1,
   };
