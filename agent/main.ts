@@ -9,6 +9,8 @@ const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 /** Commands that a signal ends in an orderly way, with an exit code of their own. The others die as if they had no handler. */
 const GRACEFUL = new Set(["up", "ping", "bench", "status", "forward", "socks"]);
 
+const LOG_FLUSH_MS = 500;
+
 const argv = process.argv.slice(2);
 const stop = new AbortController();
 for (const [name, number] of Object.entries(SIGNALS)) {
@@ -26,8 +28,11 @@ for (const stream of [process.stdout, process.stderr]) {
 }
 
 const exitCode = await runCommandLine(argv, processHost(), stop.signal);
-// Output to a pipe may still be on its way.
-await Promise.all(
-  [process.stdout, process.stderr].map((stream) => new Promise((resolve) => stream.write("", resolve))),
-);
+// Output to a pipe may still be on its way: a status of a large mesh is more than a pipe holds. An agent that stops does not wait for ever
+// for whoever should read its log.
+const written = [process.stdout, process.stderr].map(async (stream) => new Promise((resolve) => stream.end(resolve)));
+await Promise.race([
+  Promise.all(written),
+  ...(argv[0] === "up" ? [new Promise((resolve) => setTimeout(resolve, LOG_FLUSH_MS))] : []),
+]);
 process.exit(exitCode);

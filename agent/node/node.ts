@@ -151,7 +151,7 @@ export class Node {
 
   /** Would a peer in use get a path, or a better one, by this connection of ours? */
   wantsRelay(kind: RelayLeg, now: Instant): boolean {
-    return this.#book.awake().some((peer) => {
+    return this.#book.isAnyAwake((peer) => {
       const { route } = peer;
       if (!isInUse(peer, now) || route?.kind === "direct") return false;
       return route === undefined || (kind === "ssh" && route.legs.local === "websocket");
@@ -473,7 +473,7 @@ export class Node {
 
   #tick(now: Instant): void {
     // A firewall may open at any moment: for a peer in use that must not take five seconds to show.
-    if (this.#book.awake().some((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
+    if (this.#book.isAnyAwake((peer) => isInUse(peer, now))) this.#gathering.retryIfBlocked(now);
     for (const peer of this.#book.awake()) {
       const inUse = isInUse(peer, now);
       peer.paths.setInUse(inUse, now);

@@ -46,6 +46,11 @@ export class PeerBook {
     return this.#awake.keys();
   }
 
+  isAnyAwake(fits: (peer: Peer) => boolean): boolean {
+    for (const peer of this.#awake.keys()) if (fits(peer)) return true;
+    return false;
+  }
+
   get(id: PeerId): Peer | undefined {
     return this.touch(this.#byId.get(id));
   }

@@ -2,7 +2,10 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
+import type { Status } from "../../../../agent/local/contract.ts";
+import { serveLocalApi } from "../../../../agent/local/server.ts";
 import { EXIT } from "../../../../agent/state/user_error.ts";
+import { FakeControl, peerStatus, STATUS } from "../local/fake_control.ts";
 import { scratchDir } from "../state/scratch.ts";
 
 const MAIN = join(import.meta.dirname, "../../../../agent/main.ts");
@@ -37,6 +40,20 @@ describe("commands", () => {
     const { stdout } = await finish("version", { TUNNELMESH_JSON: "1" });
     expect(JSON.parse(stdout)).toMatchObject({ schema: 1 });
   });
+});
+
+test("a status that is larger than a pipe reaches a slow reader whole", async () => {
+  const stateDir = scratchDir();
+  const socketPath = join(stateDir, "agent.sock");
+  const control = new FakeControl();
+  const names = Array.from({ length: 1000 }, (_, index) => `peer-${index}`);
+  control.current = { ...STATUS, peers: names.map((name) => peerStatus(name)) };
+  const server = await serveLocalApi(control, { socketPath, stateDir, onBug: () => {} });
+  const command = `"${process.execPath}" "${MAIN}" status --json --state-dir "${stateDir}" | { sleep 0.5; cat; }`;
+  const reader = Bun.spawn(["sh", "-c", command], { stdout: "pipe" });
+  const { peers } = JSON.parse(await new Response(reader.stdout).text()) as Status;
+  expect(peers.map(({ name }) => name)).toEqual(names);
+  await server.stop();
 });
 
 describe("up", () => {

@@ -165,10 +165,11 @@ describe("why, in one sentence", () => {
 describe("peers that are idle", () => {
   /** How often a part of any peer is asked or told something. */
   function countWork(): () => number {
-    const methods = ["poll", "deadline", "handleTimeout"] as const;
-    const spies = [PeerSession.prototype, PeerPaths.prototype].flatMap((prototype) =>
-      methods.map((method) => vi.spyOn(prototype as Record<typeof method, () => unknown>, method)),
-    );
+    const [session, paths] = [PeerSession.prototype, PeerPaths.prototype];
+    const spies = [
+      ...(["poll", "deadline", "handleTimeout"] as const).map((method) => vi.spyOn(session, method)),
+      ...(["poll", "deadline", "handleTimeout"] as const).map((method) => vi.spyOn(paths, method)),
+    ];
     return () => {
       const calls = spies.reduce((sum, spy) => sum + spy.mock.calls.length, 0);
       for (const spy of spies) spy.mockRestore();
