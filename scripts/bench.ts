@@ -2,7 +2,8 @@
  * How fast the data path is, beside the bare path under it and other userspace tunnels in the same run, and what starting costs. Prints a
  * table and judges nothing: figures of a shared machine are for people to compare.
  *
- * Usage: npm run bench -- [--quick] [--rounds N] [--seconds N] [--only NAME,...] [--json FILE] [--help]
+ * Usage: npm run bench -- [--quick] [--rounds N] [--seconds N] [--only NAME,...] [--loss PERCENT] [--round-trip MS] [--rate MBIT]
+ *        [--ipv6] [--json FILE] [--help]
  */
 import { writeFileSync } from "node:fs";
 import { cpus, release } from "node:os";
@@ -26,6 +27,12 @@ Needs what "npm run lab" needs, and iperf3.
   --rounds N     default 3
   --seconds N    length of each flow; default 2
   --only NAMES   of: bare path, direct, ssh, websocket, wireguard-go, tinc, nebula; separated by commas
+  --loss PERCENT, --round-trip MS
+                 of the network between the hosts; a program stands for it then, that carries less than the tunnels
+                 do: what it can carry is the bare path's figure without loss
+  --rate MBIT    every line of the network carries so much towards its machine, with a queue of 50 ms before it:
+                 what round trips beside a flow take longer than that is a queue of the tunnel
+  --ipv6         inside and outside; without the other tunnels
   --json FILE    write the figures to FILE as well
   --help         this text
 `;
@@ -33,6 +40,9 @@ const UDP_SIZES = [64, 512, 1400];
 const IDLE_ROUND_TRIPS = 100;
 /** Beside a flow; in so many the slow ones show. */
 const LOADED_ROUND_TRIPS = 200;
+/** Where one may take a second. */
+const SLOW_ROUND_TRIPS = 30;
+const SLOW_FLOW_SECONDS = 12;
 
 interface Figure {
   readonly path: string;
@@ -52,19 +62,29 @@ await run("build", ["bun", "scripts/build.ts", "--agent"]);
 
 const figures = new Map<string, Figure>();
 const missing = await measurePaths();
-if (options.only === undefined && !options.quick) await measureStarts();
+const isPlain = options.loss === undefined && options.roundTrip === undefined && options.rate === undefined;
+if (options.only === undefined && !options.quick && isPlain && !options.ipv6) await measureStarts();
 print();
 if (options.json !== undefined) {
   const machine = { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length, kernel: release() };
   const { rounds, seconds } = options;
   const list = [...figures.values()].map((figure) => ({ ...figure, median: median(figure.values) }));
-  const report = { schema: 2, at: new Date().toISOString(), machine, rounds, seconds, missing, figures: list };
+  const { loss, roundTrip, rate, ipv6 } = options;
+  const network = { loss, roundTrip, rate, ipv6 };
+  const report = { schema: 2, at: new Date().toISOString(), machine, network, rounds, seconds, missing, figures: list };
   writeFileSync(options.json, `${JSON.stringify(report, undefined, 1)}\n`);
 }
 
 async function measurePaths(): Promise<readonly string[]> {
-  await using lab = await createLab({ sites: [{ nat: "open" }, { nat: "open" }] });
-  const { rivals, missing: absent } = await startRivals(lab);
+  const { loss, roundTrip, rate, ipv6 } = options;
+  await using lab = await createLab({
+    sites: [{ nat: "open" }, { nat: "open" }],
+    ipv6,
+    ...(roundTrip === undefined ? {} : { roundTripMs: roundTrip }),
+    ...(loss === undefined ? {} : { lossPercent: loss }),
+  });
+  const { rivals, missing: absent } = await startRivals(lab, ipv6);
+  if (rate !== undefined) await lab.setRate(rate);
   const [one, two] = lab.hosts;
   if (one === undefined || two === undefined) throw new Error("The bench needs two hosts");
   const chosen = rivals.filter(({ name }) => options.only?.includes(name) ?? true);
@@ -94,21 +114,26 @@ async function measure(rival: Rival, one: Host, two: Host): Promise<void> {
   note("TCP, 8 flows back", "Mbit/s", (await flow(one, two, address, seconds, { flows: 8, reverse: true })).mbits);
 
   let isOver = false;
-  const load = flow(one, two, address, seconds + 2, {}).finally(() => {
+  const isSlow = options.rate !== undefined;
+  const load = flow(one, two, address, isSlow ? SLOW_FLOW_SECONDS : seconds + 2, {}).finally(() => {
     isOver = true;
   });
-  await Bun.sleep(300);
-  const loaded = await roundTrips(one, two, address, options.quick ? LOADED_ROUND_TRIPS / 4 : LOADED_ROUND_TRIPS);
+  // A slow line's queue fills slowly.
+  await Bun.sleep(isSlow ? 2000 : 300);
+  const count = isSlow ? SLOW_ROUND_TRIPS : options.quick ? LOADED_ROUND_TRIPS / 4 : LOADED_ROUND_TRIPS;
+  const loaded = await roundTrips(one, two, address, count);
   if (isOver) console.log(`  the flow ended before the round trips beside it: ${name}`);
   await load;
   note("round trip, loaded", "ms", median(loaded));
-  note("round trip, loaded, slowest of 100", "ms", percentile(loaded, 0.99));
+  note("round trip, loaded, 99th percentile", "ms", percentile(loaded, 0.99));
 
   if (options.quick) return;
   for (const size of UDP_SIZES) {
     const { mbits, lost } = await flow(one, two, address, seconds, { udpBytes: size });
     note(`UDP, ${size} bytes, arrived`, "packets/s", (mbits * 1e6) / 8 / size);
     note(`UDP, ${size} bytes, lost`, "%", lost);
+    const back = await flow(one, two, address, seconds, { udpBytes: size, reverse: true });
+    note(`UDP, ${size} bytes, arrived back`, "packets/s", (back.mbits * 1e6) / 8 / size);
   }
 }
 
@@ -181,6 +206,10 @@ interface Options {
   readonly seconds: number;
   readonly rounds: number;
   readonly quick: boolean;
+  readonly loss: number | undefined;
+  readonly roundTrip: number | undefined;
+  readonly rate: number | undefined;
+  readonly ipv6: boolean;
   readonly only: readonly string[] | undefined;
 }
 
@@ -192,6 +221,10 @@ function parse(): Options {
         json: { type: "string" },
         quick: { type: "boolean", default: false },
         only: { type: "string" },
+        loss: { type: "string" },
+        "round-trip": { type: "string" },
+        rate: { type: "string" },
+        ipv6: { type: "boolean", default: false },
         rounds: { type: "string" },
         seconds: { type: "string" },
       },
@@ -205,12 +238,26 @@ function parse(): Options {
       if (!Number.isInteger(value) || value < 1 || value > 60) throw new Error(`--${name} takes 1 to 60`);
       return value;
     };
-    const { quick } = values;
+    const measure = (name: "loss" | "round-trip" | "rate", most: number): number | undefined => {
+      const text = values[name];
+      if (text === undefined) return undefined;
+      const value = Number(text);
+      if (text === "" || !(value >= 0 && value <= most)) throw new Error(`--${name} takes 0 to ${most}`);
+      return value;
+    };
+    const { quick, ipv6 } = values;
+    const [loss, roundTrip, rate] = [measure("loss", 50), measure("round-trip", 2000), measure("rate", 10_000)];
+    if (rate !== undefined && (loss !== undefined || roundTrip !== undefined))
+      throw new Error("--rate does not go with --loss or --round-trip: they are done by another network");
     return {
       json: values.json,
       seconds: number("seconds", values.seconds ?? (quick ? "1" : "2")),
       rounds: number("rounds", values.rounds ?? (quick ? "1" : "3")),
       quick,
+      loss,
+      roundTrip,
+      rate,
+      ipv6,
       only: values.only?.split(",").map((name) => name.trim()),
     };
   } catch (error) {

@@ -67,7 +67,8 @@ const seconds = Number(values.seconds);
 const rows: Row[] = [];
 for (const members of values.members.split(",").map(Number)) rows.push(...(await measure(members)));
 print();
-if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify({ schema: 1, seconds, rows }, undefined, 1)}\n`);
+if (values.json !== undefined)
+  writeFileSync(values.json, `${JSON.stringify({ schema: 1, seconds, rows }, undefined, 1)}\n`);
 
 async function measure(members: number): Promise<readonly Row[]> {
   await using lab = await createLab({ sites: [{ nat: "open" }, { nat: "open" }] });

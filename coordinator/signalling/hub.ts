@@ -23,7 +23,7 @@ import {
   type RelayLeg,
   type Refusal,
 } from "../../shared/signal/messages.ts";
-import { after, earliest, type Instant } from "../../shared/time.ts";
+import { after, earliest, type Instant, instant } from "../../shared/time.ts";
 import { TokenBucket } from "../limits.ts";
 import type { LogEvent } from "../log.ts";
 import { admit, type Applicant } from "../registry/admission.ts";
@@ -94,6 +94,8 @@ const MAX_UNAPPROVED = 256;
 /** First requests come close together, since a punch may be asked for at once and needs a good sample. */
 const CLOCK_REQUEST_DELAYS_MS = [50, 150, 400];
 const CLOCK_INTERVAL_MS = 10_000;
+/** Later ones leave on this grid: every wake-up looks at all connections, and a thousand of them shall not cause a hundred a second. */
+const CLOCK_GRID_MS = 250;
 const MAX_CLOCK_REQUESTS = 8;
 /** Two lost clock replies: nobody is there. */
 const SILENCE_TIMEOUT_MS = 25_000;
@@ -549,7 +551,9 @@ export class Hub {
     agent.clockRequests.set(id, now);
     const [oldest] = agent.clockRequests.keys();
     if (agent.clockRequests.size > MAX_CLOCK_REQUESTS && oldest !== undefined) agent.clockRequests.delete(oldest);
-    agent.nextClockRequestAt = after(now, CLOCK_REQUEST_DELAYS_MS[id] ?? CLOCK_INTERVAL_MS);
+    const delayMs = CLOCK_REQUEST_DELAYS_MS[id];
+    agent.nextClockRequestAt =
+      delayMs === undefined ? onGrid(after(now, CLOCK_INTERVAL_MS), CLOCK_GRID_MS) : after(now, delayMs);
     this.#wake(agent.nextClockRequestAt);
     const { isKnown, rttMs } = agent.clock;
     this.#send(connection, { type: "clock_request", id, ...(isKnown ? { roundTripMs: rttMs } : {}) });
@@ -634,6 +638,8 @@ export class Hub {
     this.#wakeAt = earliest(this.#wakeAt, at);
   }
 }
+
+const onGrid = (at: Instant, gridMs: number): Instant => instant(Math.ceil(at / gridMs) * gridMs);
 
 /** `advice` is a whole sentence already when it comes from registry/. */
 function refusal(reason: Refusal, advice: string): Extract<CoordinatorMessage, { type: "refused" }> {

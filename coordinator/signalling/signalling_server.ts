@@ -55,6 +55,8 @@ export interface SignallingOptions {
 
 interface Client {
   readonly socket: WebSocket;
+  /** Since the last round of pings. */
+  isHeard: boolean;
   hasAnswered: boolean;
 }
 
@@ -137,10 +139,12 @@ export function createSignallingServer(options: SignallingOptions): SignallingSe
 
   function accept(socket: WebSocket, source: string, host: string | undefined): void {
     const connection = nextConnection++;
-    const client: Client = { socket, hasAnswered: true };
+    const client: Client = { socket, isHeard: true, hasAnswered: true };
     clients.set(connection, client);
     socket.binaryType = "nodebuffer";
     socket.on("message", (data: RawData, isBinary: boolean) => {
+      client.isHeard = true;
+      client.hasAnswered = true;
       if (isBinary) step({ type: "message", connection, bytes: bytesOf(data) });
       else socket.close(1003, "binary messages only");
     });
@@ -158,6 +162,11 @@ export function createSignallingServer(options: SignallingOptions): SignallingSe
 
   const pinger = setInterval(() => {
     for (const client of clients.values()) {
+      // The hub's questions have been answered: there is no need for another.
+      if (client.isHeard) {
+        client.isHeard = false;
+        continue;
+      }
       if (!client.hasAnswered) {
         client.socket.terminate();
         continue;

@@ -29,20 +29,23 @@ export interface Rivals {
 const READY_MS = 5_000;
 const nothing = async (): Promise<void> => {};
 
-export async function startRivals(lab: Lab): Promise<Rivals> {
+/** @param ipv6 inside and outside; the other tunnels are left out then */
+export async function startRivals(lab: Lab, ipv6: boolean): Promise<Rivals> {
   const [one, two] = lab.hosts;
   if (one === undefined || two === undefined) throw new Error("The bench needs two hosts");
   const hosts = [one, two] as const;
+  if (ipv6) await Promise.all(hosts.map(dropUdpOverIPv4));
   const others: [string, string, string, () => Promise<Rival>][] = [
     ["wireguard-go", "wireguard-go", "wireguard-go and wireguard-tools", () => wireguardGo(lab, hosts)],
     ["tinc", "tincd", "tinc", () => tinc(lab, hosts)],
     ["nebula", "nebula", "nebula", () => nebula(lab, hosts)],
   ];
   const rivals: Rival[] = [
-    { name: "bare path", address: two.address, processes: [], prepare: nothing, verify: nothing },
-    ...(await tunnelMesh(lab)),
+    { name: "bare path", address: addressOf(two, ipv6), processes: [], prepare: nothing, verify: nothing },
+    ...(await tunnelMesh(lab, ipv6)),
   ];
   const missing: string[] = [];
+  if (ipv6) return { rivals, missing };
   for (const [name, program, packages, start] of others) {
     if (Bun.which(program) === null) missing.push(`${name} (install ${packages})`);
     else rivals.push(await start());
@@ -50,10 +53,23 @@ export async function startRivals(lab: Lab): Promise<Rivals> {
   return { rivals, missing };
 }
 
-async function tunnelMesh(lab: Lab): Promise<Rival[]> {
+function addressOf(host: Host, ipv6: boolean): string {
+  const address = ipv6 ? host.ipv6Address : host.address;
+  if (address === undefined) throw new Error(`Host ${host.role} has no IPv6`);
+  return address;
+}
+
+/** So that a direct path is one over IPv6. */
+async function dropUdpOverIPv4(host: Host): Promise<void> {
+  const rule = 'type filter hook output priority 0; oifname "wan" meta nfproto ipv4 meta l4proto udp drop';
+  await host.execChecked(["nft", "-f", "-"], { input: `table inet bench { chain output { ${rule}\n } }\n` });
+}
+
+async function tunnelMesh(lab: Lab, ipv6: boolean): Promise<Rival[]> {
   const { one, two, coordinator } = await startPair(lab);
   await bothDirect(one, two);
-  const address = (await two.status()).self.meshIPv4;
+  const { meshIPv4, meshIPv6 } = (await two.status()).self;
+  const address = ipv6 ? meshIPv6 : meshIPv4;
   const rung = (kind: PathKind): Rival => {
     const verify = async (): Promise<void> => {
       for (const [from, to] of [

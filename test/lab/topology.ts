@@ -62,6 +62,7 @@ const COORDINATOR = {
 } as const;
 const WIRE_START_MS = 5_000;
 const BRIDGE_START_MS = 3_000;
+const RATE_QUEUE_MS = 50;
 /**
  * Interface index of the first bridge port. When both ends of a veth pair happen to have one index in their two namespaces, the
  * kernel takes them for no pair and reports the carrier up to a second late: indexes that cannot be equal avoid that.
@@ -172,6 +173,19 @@ export class Lab {
       (line) => (wire.lines.indexOf(line) >= since && line.text === "set" ? true : undefined),
       WIRE_START_MS,
     );
+  }
+
+  /**
+   * From here on the internet segment carries so many Mbit/s towards each of its machines, with a queue before it that holds 50 ms, as good
+   * routers do, and drops what comes then. Only in a lab that has the bridge.
+   */
+  async setRate(mbits: number): Promise<void> {
+    if (this.#wire !== undefined) throw new Error("This lab has the wire: its rate cannot be limited");
+    const ports = [this.coordinator, ...this.sites.flatMap((site) => site.outer)].keys();
+    for (const index of ports) {
+      const limit = ["rate", `${mbits}mbit`, "burst", "32kb", "latency", `${RATE_QUEUE_MS}ms`];
+      await this.internet.execChecked(["tc", "qdisc", "replace", "dev", `p${index}`, "root", "tbf", ...limit]);
+    }
   }
 
   /** Called by `destroy`, last one first, while the programs still run. */

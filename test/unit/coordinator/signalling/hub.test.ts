@@ -1,5 +1,5 @@
 import * as fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { approve, remove } from "../../../../coordinator/registry/admission.ts";
 import { utf8 } from "../../../../shared/bytes.ts";
 import { signSessionKey } from "../../../../shared/session/identity.ts";
@@ -395,3 +395,20 @@ function observe(world: World, agent: TestAgent, ip: string, port: number): void
   world.input({ type: "observed", observation: { tokenId, localAddress, from: { ip, port }, at: at(world.now) } });
   world.run(50);
 }
+
+test("sixty agents that are merely there wake the hub four times a second at most", () => {
+  const world = new World();
+  for (let i = 0; i < 60; i++) {
+    world.connect(world.agent(`agent-${i}`, { key: world.key }), `source-${i}`);
+    world.run(167);
+  }
+  world.run(12_000);
+  const asked = world.actions.length;
+  const handle = vi.spyOn(world.hub, "handle");
+  world.run(10_000);
+  const wakes = handle.mock.calls.filter(([input]) => input.type === "timeout").length;
+  handle.mockRestore();
+  // Everybody was asked once.
+  expect(world.actions.slice(asked).filter(({ type }) => type === "send")).toHaveLength(60);
+  expect(wakes).toBeLessThanOrEqual(41);
+});
