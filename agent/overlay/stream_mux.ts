@@ -33,11 +33,11 @@ const SMALLEST_FRAME_BYTES = 512;
 const MIN_PIECE_BYTES = 64;
 /** A peer with open streams is asked for a sign of life after this much silence. */
 const KEEPALIVE_MS = 5000;
-/** Nothing from the peer for this long, while something was asked of it: its streams are given up. */
+/** Nothing from the peer for this long, although it was asked for a sign of life: its streams are given up. */
 export const SILENCE_MS = 30_000;
 const SILENCE_TICK_MS = 1000;
-/** A machine that slept has not been silent all the while. */
-const MAX_SILENCE_STEP_MS = 2000;
+/** What one step may count: as long as we keep quiet ourselves, and no more, since a machine that slept has not been waiting all the while. */
+const MAX_SILENCE_STEP_MS = KEEPALIVE_MS;
 /** Answers to frames for an earlier instance of ours. */
 const STRAY_ANSWER_INTERVAL_MS = 200;
 /** Earlier instances of the peer, whose late frames are no news. */
@@ -195,7 +195,8 @@ export class StreamMux {
       if (this.#hasContent && this.#recovery.hasRoom) first = earliest(first, this.#recovery.pacedUntil(this.#now));
     }
     if (this.#table.size === 0) return first;
-    const nextTick = this.#isWaiting ? after(this.#tickedAt, SILENCE_TICK_MS) : after(this.#heardAt, KEEPALIVE_MS);
+    const stepMs = Math.min(SILENCE_TICK_MS, SILENCE_MS - this.#silentMs);
+    const nextTick = this.#isWaiting ? after(this.#tickedAt, stepMs) : after(this.#heardAt, KEEPALIVE_MS);
     return earliest(first, nextTick);
   }
 
@@ -208,6 +209,7 @@ export class StreamMux {
     }
     if (frame.from !== this.#remote && !this.#adopt(frame.from)) return;
     this.#heardAt = this.#now;
+    this.#tickedAt = this.#now;
     this.#silentMs = 0;
     if (this.#acks.isKnown(frame.number)) {
       // Sent again because our ack was lost: say it again.
@@ -370,7 +372,7 @@ export class StreamMux {
   #tick(): void {
     const elapsedMs = Math.min(this.#now - this.#tickedAt, MAX_SILENCE_STEP_MS);
     this.#tickedAt = this.#now;
-    if (this.#table.size === 0 || !this.#isWaiting) return;
+    if (this.#table.size === 0) return;
     this.#silentMs += elapsedMs;
     if (this.#silentMs >= SILENCE_MS) this.#beginAnew("silent");
   }

@@ -448,17 +448,24 @@ export async function transferFile(
   }
 }
 
-/** Serves a random file over HTTP on that address for as long as `body` takes. */
+/** Serves a random file over HTTP on that address for as long as `body` takes, which is told the port and the file's SHA-256. */
 export async function serving<T>(
   host: Host,
   address: string,
   bytes: number,
-  body: (port: number) => Promise<T>,
+  body: (port: number, sha256: string) => Promise<T>,
+  /** Sends each copy no faster. */
+  bytesPerSecond?: number,
 ): Promise<T> {
-  const server = host.spawn([process.execPath, TRAFFIC, "http-serve", address, `${HTTP_PORT}`, `${bytes}`]);
+  const rate = bytesPerSecond === undefined ? [] : [`${bytesPerSecond}`];
+  const server = host.spawn([process.execPath, TRAFFIC, "http-serve", address, `${HTTP_PORT}`, `${bytes}`, ...rate]);
   try {
-    await server.waitFor("checksum", (line) => (/^[0-9a-f]{64}$/.test(line.text) ? true : undefined), 5_000);
-    return await body(HTTP_PORT);
+    const sha256 = await server.waitFor(
+      "checksum",
+      ({ text }) => (/^[0-9a-f]{64}$/.test(text) ? text : undefined),
+      5_000,
+    );
+    return await body(HTTP_PORT, sha256);
   } finally {
     await server.stop();
   }

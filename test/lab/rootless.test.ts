@@ -10,6 +10,14 @@ import type { Host, Lab } from "./topology.ts";
 
 const FILE_BYTES = 500_000;
 const SITES = [{ nat: "portrestricted" }, { nat: "fullcone" }] as const;
+/** What `path` is told, and the rung that it leads to. */
+const SWITCHES = [
+  ["ssh", "ssh"],
+  ["websocket", "websocket"],
+  ["auto", "direct"],
+  ["websocket", "websocket"],
+  ["auto", "direct"],
+] as const;
 
 describe("a program on a machine with a network device, to a rootless peer", () => {
   test("reaches its open ports over IPv4 and IPv6, and is refused at the others", async () => {
@@ -51,25 +59,38 @@ describe("a hundred downloads between two rootless machines", () => {
   test("go on through five switches of the rung, every byte right", async () => {
     await withLab({ sites: [...SITES] }, async (lab) => {
       const [laptop, nas] = await rootlessPair(lab);
-      await serving(nas.host, "127.0.0.1", FILE_BYTES, async () => {
-        const downloads = manyDownloads(laptop.host, 100);
-        for (const rung of ["ssh", "websocket", "auto", "websocket", "auto"]) {
-          await sleep(300);
-          const { code, stderr } = await laptop.command(["path", nas.name, rung]);
-          expect([rung, code, stderr]).toEqual([rung, 0, ""]);
+      const { history } = await laptop.peer(nas.name);
+      // Each of them takes longer than all the switches.
+      const body = async (_port: number, sha256: string): Promise<void> => {
+        const downloads = startDownloads(laptop.host, 100);
+        let received = await receivedBytes(laptop, nas);
+        for (const [choice, rung] of SWITCHES) {
+          const chosenAt = performance.now();
+          const { code, stderr } = await laptop.command(["path", nas.name, choice]);
+          expect([choice, code, stderr]).toEqual([choice, 0, ""]);
+          const accept = (fields: Readonly<Record<string, unknown>>) => fields["to"] === rung;
+          await laptop.events.next("path_changed", { since: chosenAt, accept });
+          await sleep(200);
+          const before = received;
+          received = await receivedBytes(laptop, nas);
+          expect([rung, received - before]).toEqual([rung, expect.toSatisfy((bytes: number) => bytes > 200_000)]);
         }
-        expect(await downloads).toEqual({ whole: 100, different: 1 });
-      });
-      const moves = (await laptop.peer(nas.name)).history.length;
-      expect(moves).toBeGreaterThanOrEqual(5);
+        expect(downloads.finished).toBe(0);
+        expect(new Set(await downloads.sums())).toEqual(new Set([sha256]));
+        expect(downloads.finished).toBe(100);
+      };
+      await serving(nas.host, "127.0.0.1", 360_000, body, 60_000);
+      const moves = (await laptop.peer(nas.name)).history.slice(history.length);
+      expect(moves.map(({ to }) => to)).toEqual(SWITCHES.map(([, rung]) => rung));
     });
   });
 
   test.each([1, 3])("lose nothing at %i percent loss and 40 ms", async (lossPercent) => {
     await withLab({ sites: [...SITES], roundTripMs: 40, lossPercent }, async (lab) => {
       const [laptop, nas] = await rootlessPair(lab);
-      await serving(nas.host, "127.0.0.1", 20_000, async () => {
-        expect(await manyDownloads(laptop.host, 100)).toEqual({ whole: 100, different: 1 });
+      await serving(nas.host, "127.0.0.1", 20_000, async (_port, sha256) => {
+        const sums = await startDownloads(laptop.host, 100).sums();
+        expect(sums).toEqual(Array.from({ length: 100 }, () => sha256));
       });
       expect((await laptop.peer(nas.name)).path?.kind).toBe("direct");
     });
@@ -136,11 +157,25 @@ const curl = (host: Host, url: string) =>
 const download = (host: Host, options: readonly string[]) =>
   host.exec(["curl", "--silent", "--max-time", "15", "--output", "/dev/null", ...options, "http://127.0.0.1:8001/"]);
 
-/** How many ended well, and how many different checksums they have. */
-async function manyDownloads(host: Host, count: number): Promise<{ whole: number; different: number }> {
-  const one = "curl --silent --fail --max-time 15 http://127.0.0.1:8001/ -o $d/$i && sha256sum < $d/$i >> $d/sums";
-  const script = `d=$(mktemp -d); for i in $(seq ${count}); do (${one}) & done; wait; cat $d/sums; rm -r $d`;
-  const { stdout } = await host.exec(["sh", "-c", script], { timeoutMs: 18_000 });
-  const sums = stdout.trim().split("\n");
-  return { whole: sums.length, different: new Set(sums).size };
+/** `status` tells what was counted when it was asked before. */
+async function receivedBytes(agent: MeshAgent, peer: MeshAgent): Promise<number> {
+  await agent.status();
+  return (await agent.peer(peer.name)).rxBytes;
+}
+
+/** Fetches the served file so many times at once, through the forward. */
+function startDownloads(host: Host, count: number): { readonly finished: number; sums(): Promise<string[]> } {
+  const one = "curl --silent --fail --max-time 17 http://127.0.0.1:8001/ -o $d/$i && sha256sum < $d/$i";
+  const script = `d=$(mktemp -d); for i in $(seq ${count}); do (${one}) & done; wait; rm -r $d`;
+  const downloads = host.spawn(["sh", "-c", script]);
+  const sums = () => downloads.lines.flatMap(({ text }) => /^[0-9a-f]{64}/.exec(text)?.[0] ?? []);
+  return {
+    get finished() {
+      return sums().length;
+    },
+    async sums() {
+      await downloads.exited;
+      return sums();
+    },
+  };
 }

@@ -250,8 +250,25 @@ describe("the other end is gone", () => {
     const took = pair.run(120_000, isOver);
     expect(pair.left.arrivals.get(stream)?.closed).toBe("silent");
     expect([...pair.right.arrivals.values()][0]?.closed).toBe("silent");
-    expect(took).toBeGreaterThan(SILENCE_MS - 2000);
-    expect(took).toBeLessThan(SILENCE_MS + 8000);
+    expect(took).toBeGreaterThan(SILENCE_MS - 1000);
+    expect(took).toBeLessThan(SILENCE_MS + 1000);
+  });
+
+  test.each([0, 2500, 4900])("idle streams end as soon when the cut comes %i ms after the last word", (quietMs) => {
+    const pair = new Pair(SEED);
+    let stream: number | undefined;
+    pair.left.run((now) => {
+      stream = pair.left.mux.open(80, now);
+      if (stream !== undefined) pair.left.arrival(stream, 80);
+    });
+    pair.run(1000 + quietMs);
+    pair.conditions.isDown = true;
+    const took = pair.run(120_000, () => pair.left.mux.streamCount + pair.right.mux.streamCount === 0);
+    expect(pair.left.arrivals.get(stream ?? 0)?.closed).toBe("silent");
+    expect([...pair.right.arrivals.values()][0]?.closed).toBe("silent");
+    // The peer has been silent already when the cut comes, by at most a keepalive's pause.
+    expect(took).toBeGreaterThan(SILENCE_MS - 6000);
+    expect(took).toBeLessThan(SILENCE_MS + 1000);
   });
 
   test("an outage of 20 seconds loses nothing", () => {
