@@ -2,12 +2,14 @@
  * Machines without a network device among kernel NATs: programs of a machine with one reach their open ports by mesh address, and many downloads
  * between two of them go on through switches and loss, every byte right. The path that carried them is asserted.
  */
+import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
 import { bothDirect, type MeshAgent, serving, startAgent, startCoordinator } from "./mesh.ts";
 import { sleep } from "./numbered_flow.ts";
 import type { Host, Lab } from "./topology.ts";
 
+const CONNECTION = fileURLToPath(new URL("watched_connections.ts", import.meta.url));
 const FILE_BYTES = 500_000;
 const SITES = [{ nat: "portrestricted" }, { nat: "fullcone" }] as const;
 /** What `path` is told, and the rung that it leads to. */
@@ -119,6 +121,36 @@ test("a peer that is killed and started again ends its connections at once; one 
       const { code } = await broken;
       expect(code).not.toBe(0);
       expect(performance.now() - startedAt).toBeLessThan(6000);
+    });
+  });
+});
+
+/** Longer than CI has: the stated time of half a minute, with real connections. Its arithmetic is stream_mux.test.ts's in virtual time. */
+describe.skipIf(process.env["LAB_FULL"] !== "1")("a peer's machine that is cut off for good", () => {
+  test("ends busy and idle connections by a reset at both ends, 30 seconds after its last word", { timeout: 60_000 }, async () => {
+    await withLab({ sites: [...SITES] }, async (lab) => {
+      const [laptop, nas] = await rootlessPair(lab);
+      const at = (host: Host, ...words: string[]) => host.spawn([process.execPath, CONNECTION, ...words]);
+      const server = at(nas.host, "serve", "8000");
+      await server.waitFor("its port", ({ text }) => text === "ready" || undefined, 5000);
+      const client = at(laptop.host, "connect", "8001");
+      for (const end of [server, client]) {
+        for (const kind of ["busy", "idle"]) await end.waitFor(kind, ({ text }) => text === `${kind} open` || undefined, 5000);
+      }
+      await sleep(1000);
+      const cutAt = performance.now();
+      await lab.site(2).setNat("fullcone", { forward: ["drop"] });
+      await Promise.all([server.exited, client.exited]);
+      for (const end of [server, client]) {
+        const ends = end.lines.filter(({ text }) => text.includes(" over"));
+        expect(ends.map(({ text }) => text).toSorted()).toEqual(["busy over ECONNRESET", "idle over ECONNRESET"]);
+        for (const { text, at: endedAt } of ends) {
+          console.log(`${end.name}, ${text}: ${((endedAt - cutAt) / 1000).toFixed(1)} s after the cut`);
+          // What is idle may have said its last word a keepalive's pause before the cut.
+          expect(endedAt - cutAt).toBeGreaterThan(24_000);
+          expect(endedAt - cutAt).toBeLessThan(32_000);
+        }
+      }
     });
   });
 });
