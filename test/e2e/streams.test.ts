@@ -3,13 +3,23 @@
  * without a network device on loopback; the services and the clients are on the same machine and reach each other only through them.
  */
 import { createHash, randomBytes } from "node:crypto";
+import { existsSync, readFileSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MAX_STREAM_UNSENT_BYTES, MAX_STREAM_WINDOW } from "../../agent/overlay/limits.ts";
 import { run } from "../lab/process.ts";
-import { type Agent, AGENT, type Coordinator, Stage } from "./programs.ts";
+import { type Agent, AGENT, type Coordinator, residentBytes, Stage } from "./programs.ts";
 
 const FILE = randomBytes(5_000_000);
 const FILE_HASH = createHash("sha256").update(FILE).digest("hex");
+
+/** What the two sockets between sender and agent may hold, and the two between agent and reader: the kernel lets them grow to this. */
+const SOCKET_BUFFER_BYTES = ["wmem", "rmem"].map(largestBuffer).reduce((sum, bytes) => sum + bytes, 0);
+/** A sender may be rid of this much although nobody reads it: the socket buffers at both ends, and one stream's window and queue between them. */
+const STALLED_BYTES = 2 * SOCKET_BUFFER_BYTES + MAX_STREAM_WINDOW + MAX_STREAM_UNSENT_BYTES + 64 * 1024;
+const SOURCE_BYTES = STALLED_BYTES + 64 * 1024 * 1024;
+/** What an agent may grow by: the window, once as it came and once as a copy, and what the collector has not looked at yet. */
+const GROWTH_BYTES = 2 * MAX_STREAM_WINDOW + 32 * 1024 * 1024;
 
 const stage = new Stage();
 let coordinator: Coordinator;
@@ -18,15 +28,17 @@ let laptop: Agent;
 let web: ReturnType<typeof Bun.serve>;
 /** Sends back what it gets, and ends when its client has. */
 let echo: ReturnType<typeof createServer>;
+let source: Source;
 let udp: Bun.udp.Socket<"uint8array">;
 /** Nobody listens there, but it is open to the mesh. */
 let deadPort = 0;
-let ports: { socks: number; web: number; echo: number; udp: number };
+let ports: { socks: number; web: number; echo: number; source: number; udp: number };
 
 beforeAll(async () => {
   web = Bun.serve({ hostname: "127.0.0.1", port: 0, idleTimeout: 60, fetch: () => new Response(FILE) });
   echo = createServer({ allowHalfOpen: true }, (socket) => void socket.pipe(socket).on("error", () => {}));
   await new Promise<void>((resolve) => echo.listen(0, "127.0.0.1", resolve));
+  source = await Source.start();
   udp = await Bun.udpSocket({
     hostname: "127.0.0.1",
     port: 0,
@@ -35,12 +47,12 @@ beforeAll(async () => {
   });
   deadPort = await freePort();
   const echoPort = portOf(echo);
-  const exposed = [web.port, echoPort, udp.port, deadPort].join(",");
+  const exposed = [web.port, echoPort, source.port, udp.port, deadPort].join(",");
   coordinator = await stage.coordinator();
   const key = ["--key", coordinator.joinKey];
   nas = stage.agent([coordinator.url, "--name", "nas", ...key, "--expose", exposed]);
   await nas.joined();
-  const forwards = [`0:nas:${web.port}`, `0:nas.mesh:${echoPort}`, `udp:0:nas:${udp.port}`].join(",");
+  const forwards = [`0:nas:${web.port}`, `0:nas.mesh:${echoPort}`, `0:nas:${source.port}`, `udp:0:nas:${udp.port}`].join(",");
   laptop = stage.agent([coordinator.url, "--name", "laptop", ...key, "--socks", "0", "--forward", forwards]);
   await laptop.joined();
   expect((await laptop.command("wait", "--for", "direct=nas", "--timeout", "10")).code).toBe(0);
@@ -48,6 +60,7 @@ beforeAll(async () => {
     socks: loggedPort(/^SOCKS5 and HTTP CONNECT on 127\.0\.0\.1:(\d+)$/),
     web: loggedPort(new RegExp(`^Forwarding tcp 127\\.0\\.0\\.1:(\\d+) to port ${web.port} of "nas"$`)),
     echo: loggedPort(new RegExp(`^Forwarding tcp 127\\.0\\.0\\.1:(\\d+) to port ${echoPort} of "nas"$`)),
+    source: loggedPort(new RegExp(`^Forwarding tcp 127\\.0\\.0\\.1:(\\d+) to port ${source.port} of "nas"$`)),
     udp: loggedPort(/^Forwarding udp 127\.0\.0\.1:(\d+) to port \d+ of "nas"$/),
   };
 });
@@ -55,6 +68,7 @@ afterAll(async () => {
   await stage.end();
   await web.stop(true);
   echo.close();
+  source.stop();
   udp.close();
 });
 
@@ -78,21 +92,34 @@ describe("a local port that leads to a peer's", () => {
     expect(all.every(Boolean)).toBe(true);
   });
 
-  test("a reader that stops reading does not hold back others, and gets everything when it goes on", async () => {
-    const stalled = connect(ports.web, "127.0.0.1");
+  test("a reader that stops reading holds back its own sender within a bound, costs little memory, and holds back nobody else", async () => {
+    const resident = (): number[] => [nas, laptop].map((agent) => residentBytes(agent.process) ?? 0);
+    const fetch = async (): Promise<void> =>
+      expect(await download(`http://127.0.0.1:${ports.web}/`)).toEqual({ code: 0, hash: FILE_HASH });
+    // Traffic of any kind makes the heap larger, once: what is compared below is the same heap with and without the stalled stream.
+    for (let i = 0; i < 10; i++) await fetch();
+    const before = resident();
+    const stalled = connect(ports.source, "127.0.0.1");
     await new Promise((resolve) => stalled.once("connect", resolve));
     stalled.pause();
-    stalled.write("GET / HTTP/1.1\r\nhost: nas\r\nconnection: close\r\n\r\n");
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    expect(await download(`http://127.0.0.1:${ports.web}/`)).toEqual({ code: 0, hash: FILE_HASH });
-    let received = 0;
-    stalled.on("data", (chunk) => {
-      received += chunk.length;
-    });
+    const stalledAt = performance.now();
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const growth = resident().map((bytes, i) => bytes - (before[i] ?? 0));
+    let finished = 0;
+    for (; performance.now() - stalledAt < 2000; finished++) await fetch();
+    console.log(
+      `taken from the sender: ${mebi(source.takenBytes)} of ${mebi(SOURCE_BYTES)} MiB, at most ${mebi(STALLED_BYTES)}; ` +
+        `the agents grew by ${growth.map(mebi).join(" and ")} MiB; ${finished} downloads beside it`,
+    );
+    expect(source.takenBytes).toBeLessThan(STALLED_BYTES);
+    expect(Math.max(...growth)).toBeLessThan(GROWTH_BYTES);
+    expect(finished).toBeGreaterThanOrEqual(2);
+    const hash = createHash("sha256");
+    stalled.on("data", (chunk) => hash.update(chunk));
     stalled.resume();
     await new Promise((resolve) => stalled.once("end", resolve));
     stalled.destroy();
-    expect(received).toBeGreaterThan(FILE.length);
+    expect([source.takenBytes, hash.digest("hex")]).toEqual([SOURCE_BYTES, source.hash]);
   });
 
   test("carries datagrams and their answers to whoever asked", async () => {
@@ -228,6 +255,62 @@ describe("what is open", () => {
     expect(performance.now() - stoppedAt).toBeLessThan(3000);
   });
 });
+
+/** Sends its only client `SOURCE_BYTES` as fast as they are taken. */
+class Source {
+  readonly #server: ReturnType<typeof createServer>;
+  readonly #hash = createHash("sha256");
+  /** What the kernel has taken from it. */
+  takenBytes = 0;
+
+  private constructor() {
+    this.#server = createServer((socket) => {
+      socket.on("error", () => {});
+      this.#send(socket);
+    });
+  }
+
+  static async start(): Promise<Source> {
+    const source = new Source();
+    await new Promise<void>((resolve) => source.#server.listen(0, "127.0.0.1", resolve));
+    return source;
+  }
+
+  get port(): number {
+    return portOf(this.#server);
+  }
+
+  /** Of everything, once it is sent. */
+  get hash(): string {
+    return this.#hash.copy().digest("hex");
+  }
+
+  stop(): void {
+    this.#server.close();
+  }
+
+  #send(socket: Socket): void {
+    const left = SOURCE_BYTES - this.takenBytes;
+    if (left === 0) {
+      socket.end();
+      return;
+    }
+    const piece = randomBytes(Math.min(left, 256 * 1024));
+    this.#hash.update(piece);
+    socket.write(piece, () => {
+      this.takenBytes += piece.length;
+      this.#send(socket);
+    });
+  }
+}
+
+/** The largest that the kernel makes the buffer of a TCP socket by itself; where it does not say, what Linux has. */
+function largestBuffer(which: string): number {
+  const path = `/proc/sys/net/ipv4/tcp_${which}`;
+  return existsSync(path) ? Number(readFileSync(path, "utf8").trim().split(/\s+/)[2]) : 6 * 1024 * 1024;
+}
+
+const mebi = (bytes: number): string => (bytes / 1024 / 1024).toFixed(1);
 
 function portOf(server: ReturnType<typeof createServer>): number {
   const address = server.address();
