@@ -10,6 +10,9 @@ export const MAX_STREAM_WINDOW = 8 * 1024 * 1024;
 export const MAX_STREAMS = 4096;
 /** Streams of a peer whose program here has not answered yet. */
 export const MAX_HALF_OPEN = 512;
+/** Streams of ours that the peer's programs have not answered yet; more wait here, in order. Half of what the peer takes, since it may hear of a
+ * new one before it hears that we gave up an earlier one. */
+export const MAX_OPENING = MAX_HALF_OPEN / 2;
 /** Beyond `MAX_STREAMS` a stream is refused, which takes a little memory too: from here on not even that. */
 export const MAX_REFUSING = 2 * MAX_STREAMS;
 /** Gaps in the numbers of a peer's streams; an honest one leaves none for long. */

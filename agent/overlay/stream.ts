@@ -27,6 +27,8 @@ export class Stream {
   /** Has the program at the other end taken it? */
   isAccepted = false;
   resetCode: ResetCode = "cancelled";
+  /** One of ours: `waiting` while too many others are unanswered, `asked` until the peer has said something about it. */
+  opening: "waiting" | "asked" | "done" = "done";
 
   /** What the peer allows us to send, and we the peer. */
   sendLimit = INITIAL_STREAM_WINDOW;
@@ -66,7 +68,7 @@ export class Stream {
 
   /** Are there bytes, or the end, that could leave but for the session's credit? */
   get wantsToSend(): boolean {
-    if (this.sending !== "open" && this.sending !== "ending") return false;
+    if ((this.sending !== "open" && this.sending !== "ending") || this.opening === "waiting") return false;
     if (this.send.hasLost) return true;
     return this.send.unsentBytes > 0 ? this.send.sentTo < this.sendLimit : (this.needs & NEEDS_LAST) !== 0;
   }

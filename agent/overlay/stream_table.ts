@@ -17,6 +17,7 @@ import type { MuxAction, StreamId } from "./contract.ts";
 import {
   MAX_HALF_OPEN,
   MAX_HELD_COST,
+  MAX_OPENING,
   MAX_REFUSING,
   MAX_STREAM_GAPS,
   MAX_STREAM_UNSENT_BYTES,
@@ -62,6 +63,9 @@ export class StreamTable {
   #nextOwn = 0;
   #ownCount = 0;
   #halfOpen = 0;
+  /** Streams of ours that are asked for and not answered, and those whose turn to be asked for has not come. */
+  #opening = 0;
+  readonly #toOpen = new Set<Stream>();
   readonly #controls = new Set<Stream>();
   /** Streams with bytes to send, in turn; `#turn` is whose it is. */
   #ready: Stream[] = [];
@@ -102,7 +106,10 @@ export class StreamTable {
   open(port: number): StreamId | undefined {
     if (this.#ownCount >= MAX_STREAMS || this.#nextOwn >= 2 ** 31) return undefined;
     const stream = this.#add(this.#nextOwn++ * 2 + 1, port);
-    this.#need(stream, NEEDS_OPEN);
+    stream.opening = "waiting";
+    stream.needs |= NEEDS_OPEN;
+    this.#toOpen.add(stream);
+    this.#openNext();
     return stream.id;
   }
 
@@ -178,6 +185,7 @@ export class StreamTable {
         if (!found.isOurs) return "violation";
         if (!found.isAccepted && !found.isAbandoned) this.#emit({ type: "accepted", stream: found.id });
         found.isAccepted = true;
+        this.#answered(found);
         return "ok";
       case "data":
         return this.#handleData(found, record.offset, record.bytes, record.isLast);
@@ -391,9 +399,34 @@ export class StreamTable {
     if (this.#receiveLimit - this.#consumed < SESSION_WINDOW / 2) this.#needsSessionCredit = true;
   }
 
+  /** In the order of their numbers, so that the peer sees no gaps. */
+  #openNext(): void {
+    for (const stream of this.#toOpen) {
+      if (this.#opening >= MAX_OPENING) return;
+      this.#toOpen.delete(stream);
+      if (stream.isAbandoned) {
+        stream.opening = "done";
+        stream.needs &= ~NEEDS_OPEN;
+      } else {
+        stream.opening = "asked";
+        this.#opening++;
+      }
+      this.#need(stream, 0);
+      this.#queue(stream);
+    }
+  }
+
+  #answered(stream: Stream): void {
+    if (stream.opening !== "asked") return;
+    stream.opening = "done";
+    this.#opening--;
+    this.#openNext();
+  }
+
   /** The program here is done with it: memory goes at once, the count of bytes goes on. */
   #abandon(stream: Stream): void {
     stream.isAbandoned = true;
+    this.#answered(stream);
     if (!stream.isOurs && !stream.isAccepted) {
       stream.isAccepted = true;
       this.#halfOpen--;
@@ -420,6 +453,7 @@ export class StreamTable {
     this.#streams.delete(stream.id);
     this.#controls.delete(stream);
     this.#blocked.delete(stream);
+    this.#answered(stream);
     this.#granted -= stream.receiveLimit - stream.consumed;
     if (stream.isOurs) this.#ownCount--;
     else if (!stream.isAccepted) this.#halfOpen--;
@@ -439,7 +473,7 @@ export class StreamTable {
 
   #need(stream: Stream, needs: number): void {
     stream.needs |= needs;
-    if ((stream.needs & CONTROL_NEEDS) !== 0) this.#controls.add(stream);
+    if ((stream.needs & CONTROL_NEEDS) !== 0 && stream.opening !== "waiting") this.#controls.add(stream);
   }
 
   #unneed(stream: Stream, needs: number): void {

@@ -65,9 +65,22 @@ export class Stage {
   }
 
   /** Starts an agent and returns at once; `joined()` waits for it. */
-  agent(arguments_: readonly string[], options: { stateDir?: string; env?: Environment } = {}): Agent {
+  agent(
+    arguments_: readonly string[],
+    options: {
+      stateDir?: string;
+      env?: Environment;
+      /** Descriptors that it may have open unless it asks for more. */
+      softDescriptors?: number;
+    } = {},
+  ): Agent {
     const stateDir = options.stateDir ?? this.directory("agent");
-    const command = [AGENT, "up", ...arguments_, "--tun", "off", "--state-dir", stateDir, "--log-format", "json"];
+    const limit =
+      options.softDescriptors === undefined
+        ? []
+        : ["sh", "-c", `ulimit -S -n ${options.softDescriptors} && exec "$0" "$@"`];
+    const words = ["up", ...arguments_, "--tun", "off", "--state-dir", stateDir, "--log-format", "json"];
+    const command = [...limit, AGENT, ...words];
     return new Agent(this.spawn("agent", command, options.env), stateDir);
   }
 

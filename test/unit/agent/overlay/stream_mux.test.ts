@@ -2,7 +2,7 @@
 import { heapStats } from "bun:jsc";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { INITIAL_STREAM_WINDOW, MAX_STREAMS } from "../../../../agent/overlay/limits.ts";
+import { INITIAL_STREAM_WINDOW, MAX_HALF_OPEN, MAX_STREAMS } from "../../../../agent/overlay/limits.ts";
 import { SILENCE_MS } from "../../../../agent/overlay/stream_mux.ts";
 import { Pair } from "./mux_pair.ts";
 
@@ -319,6 +319,38 @@ describe("caps", () => {
     pair.run(2000);
     const codes = [...pair.right.arrivals.values()];
     expect(codes.length).toBe(MAX_STREAMS);
+  });
+
+  test("opened all at once, none is refused: those that the peer has not answered are never more than it takes", () => {
+    const pair = new Pair(SEED, { delayMs: 50, lossPercent: 2 });
+    let unanswered = 0;
+    let most = 0;
+    pair.right.onOpened = (stream) => {
+      most = Math.max(most, ++unanswered);
+      // A program here takes a while to answer.
+      pair.clock.after(pair.random.between(1, 30), () => {
+        unanswered--;
+        pair.right.run((now) => {
+          pair.right.mux.accept(stream, now);
+          pair.right.mux.end(stream, now);
+        });
+      });
+    };
+    // Every fifth of those whose turn has not come is given up.
+    const isGivenUp = (i: number) => i >= 500 && i % 5 === 0;
+    const streams = Array.from({ length: 3000 }, () => pair.left.sendTo(80, 100));
+    const given = streams.filter((_, i) => isGivenUp(i));
+    pair.left.run((now) => {
+      for (const stream of given) pair.left.mux.reset(stream, "cancelled", now);
+    });
+    pair.run(10_000);
+    expect(most).toBeLessThanOrEqual(MAX_HALF_OPEN);
+    expect(most).toBeGreaterThan(100);
+    const kept = streams.filter((_, i) => !isGivenUp(i)).map((stream) => pair.left.arrivals.get(stream));
+    expect(kept.filter((arrival) => arrival?.finished === true).length).toBe(2500);
+    expect([...pair.right.arrivals.values()].filter(({ bytes, ended }) => bytes === 100 && ended).length).toBe(2500);
+    expect([pair.left.mux.streamCount, pair.right.mux.streamCount]).toEqual([0, 0]);
+    expect(pair.problems).toEqual([]);
   });
 
   test("ten thousand short streams leave nothing behind", () => {
