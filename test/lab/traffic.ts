@@ -6,10 +6,13 @@
  * `bun traffic.ts send ADDRESS PORT BYTES` prints the milliseconds until the other side has confirmed them all.
  * `bun traffic.ts http-serve ADDRESS PORT BYTES [BYTES_PER_SECOND]` serves a random file after printing its SHA-256, at that rate if one
  * is given; `bun traffic.ts http-get ADDRESS PORT` fetches it and prints `{ "sha256", "bytes", "milliseconds" }`.
+ * `bun traffic.ts greet ADDRESS PORT` sends one byte on every TCP connection and keeps it open; `bun traffic.ts first-byte ADDRESS PORT COUNT`
+ * prints the milliseconds from connecting to that byte as a JSON array; `bun traffic.ts hold ADDRESS PORT COUNT` opens so many
+ * connections, prints `ready` once each has had its byte, and keeps them.
  */
 import { createHash, randomBytes } from "node:crypto";
 import { createSocket } from "node:dgram";
-import { createConnection, createServer } from "node:net";
+import { createConnection, createServer, type Socket } from "node:net";
 
 const LOST_MS = 1_000;
 const CHUNK = Buffer.alloc(65_536, 0x5a);
@@ -39,8 +42,22 @@ switch (mode) {
     console.log(JSON.stringify(await httpGet()));
     process.exit(0);
     break;
+  case "greet":
+    createServer((socket) => {
+      socket.on("error", () => socket.destroy());
+      socket.write("!");
+    }).listen({ port, host: address, backlog: 1024 }, () => console.log("ready"));
+    break;
+  case "first-byte":
+    console.log(JSON.stringify(await firstBytes(amount)));
+    process.exit(0);
+    break;
+  case "hold":
+    await Promise.all(Array.from({ length: amount }, () => greeted()));
+    console.log("ready");
+    break;
   default:
-    console.error("Usage: bun traffic.ts serve|rtt|send|http-serve|http-get ADDRESS PORT [COUNT|BYTES]");
+    console.error("Usage: bun traffic.ts serve|rtt|send|http-serve|http-get|greet|first-byte|hold ADDRESS PORT [COUNT|BYTES]");
     process.exit(2);
 }
 
@@ -109,6 +126,25 @@ async function send(bytes: number): Promise<number> {
       else reject(new Error(`Only ${reply.toString().trim()} of ${bytes} bytes arrived`));
     });
   });
+}
+
+async function firstBytes(count: number): Promise<number[]> {
+  const times: number[] = [];
+  for (let index = 0; index < count; index += 1) {
+    const startedAt = performance.now();
+    const socket = await greeted();
+    times.push(performance.now() - startedAt);
+    socket.destroy();
+  }
+  return times;
+}
+
+async function greeted(): Promise<Socket> {
+  const { promise, resolve, reject } = Promise.withResolvers<Socket>();
+  const socket = createConnection({ host: address, port });
+  socket.once("data", () => resolve(socket));
+  socket.on("error", reject);
+  return promise;
 }
 
 function httpServe(): void {
