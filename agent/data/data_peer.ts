@@ -52,6 +52,7 @@ export interface DataPeer {
   sent: { small: number; large: number };
   received: { small: number; large: number };
   activityDueAt: Instant | undefined;
+  activityAt: Instant | undefined;
   fromLeg: Leg;
   from: Uint8Array;
   rxBytes: number;
@@ -79,6 +80,7 @@ export const newPeer = (slot: PeerSlot): DataPeer => ({
   sent: { small: 0, large: 0 },
   received: { small: 0, large: 0 },
   activityDueAt: undefined,
+  activityAt: undefined,
   fromLeg: 0,
   from: new Uint8Array(18),
   rxBytes: 0,

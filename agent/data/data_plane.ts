@@ -54,6 +54,7 @@ const MAX_WAITING_PACKETS = 16;
 /** An IP packet says its length in 16 bits. */
 const MAX_PACKET_BYTES = 65_535;
 const WANTED_INTERVAL_MS = 1000;
+/** Between two reports of activity. The first packet after a pause is told at once: a slow flow's death would show that much later. */
 const ACTIVITY_INTERVAL_MS = 100;
 /** STUN and handshake datagrams handed to control each second; more is a flood. */
 const MAX_DATAGRAMS_PER_SECOND = 2000;
@@ -531,7 +532,8 @@ export class DataPlane implements Plane {
 
   #noteActivity(peer: DataPeer, now: Instant | undefined): void {
     if (peer.activityDueAt !== undefined || now === undefined) return;
-    peer.activityDueAt = after(now, ACTIVITY_INTERVAL_MS);
+    const soonest = peer.activityAt === undefined ? now : after(peer.activityAt, ACTIVITY_INTERVAL_MS);
+    peer.activityDueAt = soonest > now ? soonest : now;
     this.#timed.add(peer);
   }
 
@@ -610,6 +612,7 @@ export class DataPlane implements Plane {
     peer.sent = { small: 0, large: 0 };
     peer.received = { small: 0, large: 0 };
     peer.activityDueAt = undefined;
+    peer.activityAt = now;
     const from = peer.from.slice();
     this.#io.report({ type: "activity", peer: slot, sent, received, leg: fromLeg, from, at: now });
   }

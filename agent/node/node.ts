@@ -559,7 +559,7 @@ export class Node {
         this.#news.confirm(peer, { leg: report.leg, to: report.from });
         break;
       case "received":
-        peer.paths.handleDeliveryReport(message);
+        peer.paths.handleDeliveryReport(message, report.at);
         break;
       case "known":
         this.#news.handleKnown(peer, message);

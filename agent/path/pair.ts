@@ -18,6 +18,7 @@ const MAX_OUTSTANDING = 64;
 const ROW_GAP_MS = 1000;
 /** Smoothing of the round trip as in RFC 6298 §2. */
 const RTT_GAIN = 1 / 8;
+const RTT_VARIATION_GAIN = 1 / 4;
 
 export type PairOrigin = CandidateKind | "peer-reflexive";
 
@@ -57,6 +58,8 @@ export class Pair {
   /** Newest authentic frame that was no probe. */
   heardAt: Instant | undefined;
   rttMs: number | undefined;
+  /** How far samples are from it, smoothed. */
+  rttVariationMs = 0;
   /** The peer has said that it got an answer of ours on this pair. */
   peerConfirmed = false;
   /** We have said so too, with a probe of its own: once, since each probe brings an answer. */
@@ -130,7 +133,13 @@ export class Pair {
   /** An answer to a probe that was sent then. */
   onProven(sentAt: Instant, now: Instant): void {
     const sample = now - sentAt;
-    this.rttMs = this.rttMs === undefined ? sample : this.rttMs + RTT_GAIN * (sample - this.rttMs);
+    if (this.rttMs === undefined) {
+      this.rttMs = sample;
+      this.rttVariationMs = sample / 2;
+    } else {
+      this.rttVariationMs += RTT_VARIATION_GAIN * (Math.abs(sample - this.rttMs) - this.rttVariationMs);
+      this.rttMs += RTT_GAIN * (sample - this.rttMs);
+    }
     const isInRow = this.answeredAt !== undefined && now - this.answeredAt < ROW_GAP_MS;
     this.answeredAt = now;
     this.provenAt = Math.max(this.provenAt ?? sentAt, sentAt) as Instant;

@@ -15,27 +15,42 @@ const KEEPALIVE_MS = 15_000;
 const CONSENT_MS = 5000;
 /** Data was sent and nothing came back for this long, besides the round trip: probe, and then again at these intervals. */
 const SUSPECT_AFTER_MS = 250;
-const SUSPECT_PROBE_MS = 70;
+const SUSPECT_PROBE_MS = 60;
 /** Without traffic nothing is at stake, so a short outage should not cost the path. */
 const QUIET_PROBE_MS = 300;
 /**
- * Probes in a row without an answer that end a pair, once the last has had its time. Under traffic the path is dead after 250 ms, two and
- * a quarter round trips and 330 ms; five lost in a row happen once in 4000 times at 10 % loss each way.
+ * Probes in a row without an answer that end a pair, once the last has had its time; five lost in a row happen once in 4000 times at 10 %
+ * loss each way. Three do where the receiver's reports stay away as well: the packets that they do not tell of are as good as probes.
  */
 const DEAD_AFTER_UNANSWERED = 5;
+const DEAD_AFTER_UNREPORTED = 3;
 const ANSWER_ROUND_TRIPS = 1.25;
+const ANSWER_VARIATIONS = 4;
 const ANSWER_MARGIN_MS = 50;
+const QUICKEST_MARGIN_MS = 20;
 /** Data that moved, either way, calls for fresh proof this often, and for this long after it has stopped: a side that only receives, or
  * hears only small packets, has no other evidence that the path has died. */
 const ACTIVE_PROOF_MS = 400;
 const ACTIVE_MS = 2000;
 const ACTIVE_PROBE_MS = 100;
 /**
- * The receiver reports each 100 ms, and one report may be lost: no news of a class of packets, while it is sent, for this long besides the
- * round trip make the path suspect. One or two packets are lost anywhere.
+ * The receiver reports each 100 ms, and at once after a pause: two packets of a class that no report tells of so long after the first,
+ * besides the round trip, are reason for a probe. At ten packets a second the path is dead 150 ms, two and a quarter round trips, 120 ms
+ * for three probes and 50 ms after the first packet that was lost, and carries nothing more a tenth of a second later.
+ */
+const LATE_MS = 150;
+const LATE_PACKETS = 2;
+/**
+ * What counts as evidence besides unanswered probes: one report may be lost, and one or two packets anywhere. Networks that stall (a
+ * wireless card that looks round, a hand-over) come back within 300 ms; no path is given up sooner than after the second of these.
  */
 const SILENT_MS = 250;
-const SILENT_PACKETS = 4;
+const MIN_SILENT_MS = 450;
+const SILENT_PACKETS = 3;
+/** Two intervals of the sender's own counts: three packets that left at three moments. */
+const SILENT_SPAN_MS = 150;
+/** A flow that has been over for so long is not silent. */
+const OVER_MS = 300;
 /** The same while the path answers probes: then more is asked, since a mistake would cost a path that works. */
 const DEAF_MS = 550;
 const DEAF_PACKETS = 6;
@@ -50,7 +65,15 @@ const HEARD_ANSWER_MS = 400;
 export type Verdict = "probe" | "dead" | "deaf";
 
 /** How long an answer takes at most, on a path that is well. */
-export const usualAnswerMs = (pair: Pair): number => (pair.rttMs ?? 0) * ANSWER_ROUND_TRIPS + ANSWER_MARGIN_MS;
+export function usualAnswerMs({ rttMs = 0, rttVariationMs }: Pair): number {
+  return Math.min(rttMs * ANSWER_ROUND_TRIPS, rttMs + ANSWER_VARIATIONS * rttVariationMs) + ANSWER_MARGIN_MS;
+}
+
+/** What an answer takes at least, whatever jitter does to the measured round trip. */
+function quickestAnswerMs(pair: Pair | undefined): number {
+  const { rttMs = 0, rttVariationMs = 0 } = pair ?? {};
+  return Math.max(0, rttMs * (2 - ANSWER_ROUND_TRIPS), rttMs - ANSWER_VARIATIONS * rttVariationMs - QUICKEST_MARGIN_MS);
+}
 
 export class PathWatch {
   readonly #delivery = new Delivery();
@@ -104,8 +127,8 @@ export class PathWatch {
     this.#countsFrom = after(now, MOVED_MS);
   }
 
-  onDeliveryReport(total: PacketCounts): void {
-    this.#delivery.onReport(total);
+  onDeliveryReport(total: PacketCounts, pair: Pair | undefined, now: Instant): void {
+    this.#delivery.onReport(total, (now - quickestAnswerMs(pair)) as Instant);
   }
 
   doubt(now: Instant): void {
@@ -146,50 +169,69 @@ export class PathWatch {
   verdict(pair: Pair, now: Instant): Verdict {
     const deafAt = this.#deafAt(pair);
     if (deafAt !== undefined && now >= deafAt) return "deaf";
-    return pair.unanswered < DEAD_AFTER_UNANSWERED ? "probe" : "dead";
+    if (pair.unanswered >= DEAD_AFTER_UNANSWERED) return "dead";
+    const silentAt = this.#silentAt(pair);
+    const isSilent = silentAt !== undefined && now >= silentAt;
+    return isSilent && pair.unanswered >= DEAD_AFTER_UNREPORTED ? "dead" : "probe";
   }
 
   /** Nobody gets our data, while the path answers: only then are reports believed alone. */
   #deafAt(pair: Pair): Instant | undefined {
-    const since = this.#delivery.silentSince(DEAF_PACKETS, DEAF_MS - COUNT_MS + (pair.rttMs ?? 0));
+    const since = this.#delivery.silence(DEAF_PACKETS, DEAF_MS - COUNT_MS + (pair.rttMs ?? 0))?.since;
     // The peer has answered well within the silence: it is there, and not merely slow.
     if (since === undefined || pair.provenAt === undefined || pair.provenAt < after(since, DEAF_MS / 2))
       return undefined;
     return after(since, DEAF_MS + (pair.rttMs ?? 0));
   }
 
+  /** When reports have stayed away for long enough to be evidence. */
   #silentAt(pair: Pair): Instant | undefined {
-    const since = this.#delivery.silentSince(SILENT_PACKETS, SILENT_MS - COUNT_MS + (pair.rttMs ?? 0));
-    return since === undefined ? undefined : after(since, SILENT_MS + (pair.rttMs ?? 0));
+    const since = this.#delivery.silence(SILENT_PACKETS, SILENT_SPAN_MS)?.since;
+    return since === undefined ? undefined : after(since, Math.max(SILENT_MS + (pair.rttMs ?? 0), MIN_SILENT_MS));
+  }
+
+  /** When a report is late enough to ask, at this time or later. */
+  #lateAt(pair: Pair, soonest: Instant | undefined): Instant | undefined {
+    const silence = this.#delivery.silence(LATE_PACKETS, 0);
+    if (silence === undefined) return undefined;
+    const lateAt = after(silence.since, LATE_MS + (pair.rttMs ?? 0));
+    const at = soonest !== undefined && soonest > lateAt ? soonest : lateAt;
+    return at <= after(silence.latest, OVER_MS) ? at : undefined;
   }
 
   #probeAt(pair: Pair, isInUse: boolean): Instant | undefined {
     const rttMs = pair.rttMs ?? 0;
-    const silentAt = this.#silentAt(pair);
+    const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
+    const lateAt = this.#lateAt(pair, soonest);
+    if (pair.unanswered > 0 && soonest !== undefined && pair.lastProbeAt !== undefined)
+      return this.#againAt(pair, pair.lastProbeAt, lateAt);
     const unheardAt =
       this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS + rttMs);
-    if (pair.unanswered > 0 && pair.lastProbeAt !== undefined) {
-      const usualMs = usualAnswerMs(pair);
-      if (pair.unanswered >= DEAD_AFTER_UNANSWERED) {
-        const isHeard = pair.heardAt !== undefined && pair.lastProbeAt - pair.heardAt < HEARD_MS;
-        return after(
-          pair.lastProbeAt,
-          isHeard && silentAt === undefined ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs,
-        );
-      }
-      // Under traffic the next probe does not wait for the answer to this one.
-      const isActive = this.#activeUntil !== undefined && pair.lastProbeAt <= this.#activeUntil;
-      const quietMs = isActive ? ACTIVE_PROBE_MS : Math.max(QUIET_PROBE_MS, usualMs);
-      const isSuspect = this.#waitingSince !== undefined || silentAt !== undefined;
-      return after(pair.lastProbeAt, isSuspect ? SUSPECT_PROBE_MS : quietMs);
-    }
     const provenAt = pair.answeredAt ?? pair.receivedAt;
     const consentAt = provenAt === undefined ? undefined : after(provenAt, isInUse ? CONSENT_MS : KEEPALIVE_MS);
     const activeAt = provenAt === undefined ? undefined : after(provenAt, ACTIVE_PROOF_MS);
     const isActive = activeAt !== undefined && this.#activeUntil !== undefined && activeAt <= this.#activeUntil;
-    const at = earliest(unheardAt, silentAt, consentAt, isActive ? activeAt : undefined);
+    const at = earliest(unheardAt, lateAt, consentAt, isActive ? activeAt : undefined);
     // Whatever is heard meanwhile, no faster than this.
-    const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
     return at === undefined || soonest === undefined || at > soonest ? at : soonest;
+  }
+
+  /** After a probe that has had no answer yet: the next one, or the verdict. */
+  #againAt(pair: Pair, lastProbeAt: Instant, lateAt: Instant | undefined): Instant {
+    const usualMs = usualAnswerMs(pair);
+    const silentAt = this.#silentAt(pair);
+    if (pair.unanswered >= DEAD_AFTER_UNANSWERED) {
+      const isHeard = pair.heardAt !== undefined && lastProbeAt - pair.heardAt < HEARD_MS;
+      return after(lastProbeAt, isHeard && silentAt === undefined ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs);
+    }
+    if (pair.unanswered >= DEAD_AFTER_UNREPORTED && silentAt !== undefined) {
+      const answerAt = after(lastProbeAt, usualMs);
+      return answerAt > silentAt ? answerAt : silentAt;
+    }
+    // Under traffic the next probe does not wait for the answer to this one.
+    const isActive = this.#activeUntil !== undefined && lastProbeAt <= this.#activeUntil;
+    const quietMs = isActive ? ACTIVE_PROBE_MS : Math.max(QUIET_PROBE_MS, usualMs);
+    const nextAt = after(lastProbeAt, this.#waitingSince === undefined ? quietMs : SUSPECT_PROBE_MS);
+    return lateAt !== undefined && lateAt < nextAt ? lateAt : nextAt;
   }
 }

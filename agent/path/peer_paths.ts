@@ -42,8 +42,8 @@ const HURRY_MS = 30;
 const MIN_ROUND_MS = 200;
 /** A probe that answers the peer's probes is not repeated sooner. Shorter than the densest step of a round. */
 const TRIGGERED_GAP_MS = 15;
-/** With the last two of the probes whose silence ends a path (path_watch.ts): the answer comes before the verdict. */
-const BASE_PROBE_AFTER_UNANSWERED = 3;
+/** With all but the first of the three probes whose silence may end a path (path_watch.ts): the answer comes before the verdict. */
+const BASE_PROBE_AFTER_UNANSWERED = 1;
 /** A better pair must be better by this much to displace a working one. */
 const HYSTERESIS_FACTOR = 0.8;
 const HYSTERESIS_MS = 2;
@@ -362,8 +362,8 @@ export class PeerPaths {
   }
 
   /** How many of our packets the peer has got so far, as it says. */
-  handleDeliveryReport(total: PacketCounts): void {
-    this.#watch.onDeliveryReport(total);
+  handleDeliveryReport(total: PacketCounts, now: Instant): void {
+    this.#watch.onDeliveryReport(total, this.#selected, now);
   }
 
   /** Traffic has moved from one rung to another. */

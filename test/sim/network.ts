@@ -69,6 +69,8 @@ export class Network {
   jitterMs = 0;
   /** Sees every datagram that crosses the core. */
   tap: ((datagram: Datagram) => void) | undefined;
+  /** What the core loses on purpose: a direction, a size. */
+  swallows: ((datagram: Datagram) => boolean) | undefined;
 
   constructor(clock: VirtualClock, random: SeededRandom) {
     this.#clock = clock;
@@ -98,6 +100,7 @@ export class Network {
     // A NAT does not turn packets back to its own inside: hairpinning is off.
     if (to.ip === host.publicIp || this.#random.chance(this.lossPercent)) return;
     this.tap?.({ from: seenFrom, to, bytes });
+    if (this.swallows?.({ from: seenFrom, to, bytes }) === true) return;
     this.inject({ from: seenFrom, to, bytes }, host.delay.upMs);
   }
 

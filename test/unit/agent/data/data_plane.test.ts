@@ -275,25 +275,31 @@ describe("reports", () => {
     expect(b.world.reported("counters")[0]?.peers).toEqual([{ peer: PEER, ...zero, rxBytes: 1160, rxPackets: 3 }]);
   });
 
-  test("tell of activity every 100 ms while there is any, and where it came from", () => {
+  test("tell of activity at once, then every 100 ms while there is any, and where it came from", () => {
     const { a, b } = makePair();
-    for (let i = 0; i < 5; i++) a.plane.handlePacket(ipv4Packet(a.ipv4, b.ipv4, 60), T0);
-    carry(a, b);
+    const send = (count: number): void => {
+      for (let i = 0; i < count; i++) a.plane.handlePacket(ipv4Packet(a.ipv4, b.ipv4, 60), T0);
+      carry(a, b);
+    };
+    const activity = (small: number, ms: number) => ({
+      type: "activity",
+      peer: PEER,
+      sent: { small: 0, large: 0 },
+      received: { small, large: 0 },
+      leg: UDP_LEG,
+      from: a.address,
+      at: after(T0, ms),
+    });
+    send(5);
+    expect(b.plane.deadline()).toBe(T0);
+    b.plane.handleTimeout(T0);
+    expect(b.world.reported("activity")).toEqual([activity(5, 0)]);
+    expect(b.plane.deadline()).toBeUndefined();
+    send(2);
     expect(b.plane.deadline()).toBe(after(T0, 100));
     b.plane.handleTimeout(after(T0, 99));
-    expect(b.world.reported("activity")).toEqual([]);
     b.plane.handleTimeout(after(T0, 100));
-    expect(b.world.reported("activity")).toEqual([
-      {
-        type: "activity",
-        peer: PEER,
-        sent: { small: 0, large: 0 },
-        received: { small: 5, large: 0 },
-        leg: UDP_LEG,
-        from: a.address,
-        at: after(T0, 100),
-      },
-    ]);
+    expect(b.world.reported("activity")).toEqual([activity(5, 0), activity(2, 100)]);
     expect(b.plane.deadline()).toBeUndefined();
   });
 
@@ -319,11 +325,11 @@ test("frames for a relay leave together, in order, when the turn is over; a send
   a.plane.handleTimeout(T0);
   const [batch, ...others] = a.world.reported("relay_frames");
   expect([others.length, batch?.to, batch?.frames.length]).toEqual([0, relay.to, 3]);
-  for (const from of [new Uint8Array(), Uint8Array.of(1, 2), new Uint8Array(40)]) {
+  for (const [turn, from] of [new Uint8Array(), Uint8Array.of(1, 2), new Uint8Array(40)].entries()) {
     const [bytes] = (batch?.frames ?? []).slice(b.world.delivered.length);
     if (bytes !== undefined)
       b.plane.handleCommand({ type: "receive_frames", leg: FIRST_RELAY_LEG, from, frames: [bytes] }, T0);
-    b.plane.handleTimeout(after(T0, 1000));
+    b.plane.handleTimeout(after(T0, turn * 1000));
     expect(b.world.reported("activity").at(-1)?.from).toEqual(from);
   }
   expect(b.world.delivered).toEqual(packets);

@@ -514,7 +514,7 @@ describe("what the receiver reports", () => {
   ): number | undefined {
     const bench = direct(40);
     const total = { small: 0, large: 0 };
-    bench.do((paths) => paths.handleDeliveryReport({ small: 1, large: 1 }));
+    bench.do((paths, now) => paths.handleDeliveryReport({ small: 1, large: 1 }, now));
     const startedAt = bench.now;
     for (let i = 0; i < 30; i++) {
       bench.do((paths, now) => paths.handleTraffic({ small: 1, large: 1 }, NONE, now));
@@ -525,7 +525,7 @@ describe("what the receiver reports", () => {
       if (left !== undefined) return left.at - startedAt;
       total.small += reported === "small" || reported === "both" ? 1 : 0;
       total.large += reported === "large" || reported === "both" ? 1 : 0;
-      bench.do((paths) => paths.handleDeliveryReport({ small: 1 + total.small, large: 1 + total.large }));
+      bench.do((paths, now) => paths.handleDeliveryReport({ small: 1 + total.small, large: 1 + total.large }, now));
       bench.received(PUBLIC);
     }
     return undefined;
@@ -548,7 +548,7 @@ describe("what the receiver reports", () => {
 
   test("is not missed when the flow has ended, though the last report came before the last count", () => {
     const bench = direct(40);
-    bench.do((paths) => paths.handleDeliveryReport({ small: 20, large: 0 }));
+    bench.do((paths, now) => paths.handleDeliveryReport({ small: 20, large: 0 }, now));
     bench.do((paths, now) => paths.handleTraffic({ small: 100, large: 0 }, NONE, now));
     bench.pass(3000, () => {
       if (bench.probesTo(PUBLIC).at(-1)?.at === bench.now) bench.answer(PUBLIC);
