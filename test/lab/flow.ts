@@ -18,6 +18,8 @@ export interface FlowAccount {
   readonly longestGapMs: number;
   /** From the sending of the first packet that arrived until then; both machines have one clock. */
   readonly firstDelayMs: number;
+  /** The oldest packet on its arrival: how long anything has waited on the way. */
+  readonly longestDelayMs: number;
 }
 
 /** Milliseconds that all processes of this machine agree on. */
@@ -36,11 +38,14 @@ function receive(port: number): void {
   let longestGapMs = 0;
   let lastAt: number | undefined;
   let firstDelayMs = Number.NaN;
+  let longestDelayMs = 0;
   const socket = createSocket({ type: "udp4", recvBufferSize: 4 * 1024 * 1024 });
   socket.on("message", (message) => {
     const now = performance.now();
     if (lastAt !== undefined) longestGapMs = Math.max(longestGapMs, now - lastAt);
-    if (lastAt === undefined) firstDelayMs = wallClock() - message.readDoubleBE(4);
+    const delayMs = wallClock() - message.readDoubleBE(4);
+    if (lastAt === undefined) firstDelayMs = delayMs;
+    longestDelayMs = Math.max(longestDelayMs, delayMs);
     lastAt = now;
     const number = message.readUInt32BE(0);
     if (seen.has(number)) duplicated++;
@@ -50,7 +55,15 @@ function receive(port: number): void {
   });
   socket.bind(port, () => console.log("ready"));
   process.stdin.on("end", () => {
-    const account: FlowAccount = { received: seen.size, highest, duplicated, reordered, longestGapMs, firstDelayMs };
+    const account: FlowAccount = {
+      received: seen.size,
+      highest,
+      duplicated,
+      reordered,
+      longestGapMs,
+      firstDelayMs,
+      longestDelayMs,
+    };
     console.log(JSON.stringify(account));
     process.exit(0);
   });

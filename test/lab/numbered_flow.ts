@@ -58,6 +58,19 @@ export async function withFlow(
   return { account, sent, lost: sent - account.received };
 }
 
+/** What a move that loses, repeats and reorders nothing leaves at zero. */
+export const faults = ({ account, lost }: FlowReport): { lost: number; duplicated: number; reordered: number } => ({
+  lost,
+  duplicated: account.duplicated,
+  reordered: account.reordered,
+});
+
+export const NO_FAULTS = { lost: 0, duplicated: 0, reordered: 0 } as const;
+
+/** For the log. */
+export const tellFlow = ({ account, lost, sent }: FlowReport): string =>
+  `${sent} sent, ${lost} lost, ${account.duplicated} duplicated, ${account.reordered} reordered, longest gap ${account.longestGapMs.toFixed(0)} ms, longest delay ${account.longestDelayMs.toFixed(0)} ms`;
+
 export async function sleep(milliseconds: number): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

@@ -161,6 +161,8 @@ export class Site {
   #carrierNat: NatKind;
   #natOptions: NatOptions;
   readonly #guestAddresses: string[] = [];
+  /** The router's public address, once it is another than at the start. */
+  #external: string | undefined;
 
   constructor(namespaces: Namespaces, index: number, options: SiteOptions, ipv6: boolean) {
     this.index = index;
@@ -248,7 +250,7 @@ export class Site {
     const { hairpin, input, ipv6Firewall, mappingSeconds, remapped, forward } = this.#natOptions;
     return natRuleset({
       kind: this.#nat,
-      external: this.router?.address ?? "",
+      external: this.#external ?? this.router?.address ?? "",
       lan: this.lan.cidr,
       hosts: [...this.hosts.map((_, host) => `${this.lan?.base}.${10 + host}`), ...this.#guestAddresses],
       ...(hairpin === undefined ? {} : { hairpin }),
@@ -306,6 +308,18 @@ export class Site {
   /** The router restarts, and gives every inside port another external one than before. Only a cone. */
   async rebootNat(): Promise<void> {
     this.#natOptions = { ...this.#natOptions, remapped: this.#natOptions.remapped !== true };
+    await this.flushConntrack();
+  }
+
+  /** The provider gives the router another public address, as after a reconnection; the flows through the old one end with it. */
+  async changePublicAddress(address: string): Promise<void> {
+    const { router } = this;
+    if (router === undefined || this.carrier !== undefined)
+      throw new Error(`Site ${this.index} has no router with a public address of its own`);
+    const before = this.#external ?? router.address;
+    this.#external = address;
+    const input = `addr add ${address}/32 dev wan\naddr del ${before}/32 dev wan\n`;
+    await router.execChecked(["ip", "-batch", "-"], { input });
     await this.flushConntrack();
   }
 
