@@ -3,7 +3,11 @@
  *
  * A direct path wins over an SSH tunnel, an SSH tunnel over the WebSocket relay. A relayed path has two legs, each agent's own best
  * connection to the coordinator; its kind is the worse of them, and so the same on both sides.
+ *
+ * An operator's wish goes first. A rung that is wished and not there drops nothing for a third one that nobody asked for: for a while the
+ * traffic stays where it is, since the rung may only be opening, and then the best one carries on.
  */
+import { assertNever } from "../../shared/assert.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type { Pair } from "../path/pair.ts";
@@ -21,14 +25,37 @@ export interface Rungs {
   readonly relays: Readonly<Record<RelayLeg, boolean>>;
   /** The peer's best one; null: it has none. */
   readonly remoteLeg: RelayLeg | null;
-  /** The operator's choice, here or at the peer. A rung that does not work is no choice: then the best one carries on. */
+  /** The operator's choice, here or at the peer. */
   readonly wish: RungWish;
+  /** Where the traffic is, while a wish that cannot be had yet may still be had soon; undefined: it is waited for no longer. */
+  readonly stayOn: PathKind | undefined;
 }
 
-export function chooseRoute({ pair, relays, remoteLeg, wish }: Rungs): Route | undefined {
+export function chooseRoute(rungs: Rungs): Route | undefined {
+  const { pair, relays, remoteLeg, wish, stayOn } = rungs;
+  const wished = wishedRoute(rungs);
+  if (wished !== undefined) return wished;
   const direct: Route | undefined = pair === undefined ? undefined : { kind: "direct", pair };
-  const relayed = relayedRoute(wish === "websocket" ? { ...relays, ssh: false } : relays, remoteLeg);
-  return wish === "ssh" || wish === "websocket" ? (relayed ?? direct) : (direct ?? relayed);
+  const relayed = relayedRoute(relays, remoteLeg);
+  return wish !== "auto" && stayOn !== undefined && stayOn !== "direct" ? (relayed ?? direct) : (direct ?? relayed);
+}
+
+/** The rung that the operator has chosen, if it works; "auto" chooses none. */
+function wishedRoute({ pair, relays, remoteLeg, wish }: Rungs): Route | undefined {
+  switch (wish) {
+    case "auto":
+      return undefined;
+    case "direct":
+      return pair === undefined ? undefined : { kind: "direct", pair };
+    case "ssh": {
+      const route = relayedRoute(relays, remoteLeg);
+      return route?.kind === "ssh" ? route : undefined;
+    }
+    case "websocket":
+      return relayedRoute({ ...relays, ssh: false }, remoteLeg);
+    default:
+      return assertNever(wish);
+  }
 }
 
 function relayedRoute(relays: Readonly<Record<RelayLeg, boolean>>, remoteLeg: RelayLeg | null): Route | undefined {

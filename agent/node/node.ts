@@ -24,7 +24,7 @@ import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGN
 import { Membership } from "./membership.ts";
 import { News } from "./news.ts";
 import { Outbox } from "./outbox.ts";
-import { IDLE_MS, isIdle, isInUse, type Peer, whySentence } from "./peer.ts";
+import { IDLE_MS, isIdle, isInUse, type Peer, whySentence, wishOf } from "./peer.ts";
 import { PeerBook } from "./peer_book.ts";
 import { OWN_ECHO, Traffic } from "./traffic.ts";
 
@@ -143,7 +143,7 @@ export class Node {
     this.#outbox.relays[kind] = isUp;
     this.#book.touchAwake();
     for (const peer of this.#book.awake()) {
-      if (isUp && peer.session.isEstablished) this.#traffic.openRelay(peer, kind);
+      if (peer.session.isEstablished) this.#traffic[isUp ? "openRelay" : "closeRelay"](peer, kind);
       this.#traffic.updateRoute(peer, isUp ? `the ${kind} relay is there` : `the ${kind} relay was lost`, now);
     }
     this.#settle(now);
@@ -153,7 +153,9 @@ export class Node {
   wantsRelay(kind: RelayLeg, now: Instant): boolean {
     return this.#book.isAnyAwake((peer) => {
       const { route } = peer;
-      if (!isInUse(peer, now) || route?.kind === "direct") return false;
+      if (!isInUse(peer, now)) return false;
+      if (wishOf(peer) === kind && !this.#outbox.relays[kind]) return true;
+      if (route?.kind === "direct") return false;
       return route === undefined || (kind === "ssh" && route.legs.local === "websocket");
     });
   }
@@ -325,6 +327,7 @@ export class Node {
       peer.session.handleTimeout(now);
       peer.paths.handleTimeout(now);
       this.#news.handleTimeout(peer, now);
+      this.#traffic.handleTimeout(peer, now);
       const askAt = peer.relayWatch.dueAt(peer.relayRttMs);
       if (askAt === undefined || now < askAt) continue;
       peer.relayWatch.onAsked(now);

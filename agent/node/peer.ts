@@ -58,6 +58,8 @@ export interface Peer {
   /** What the operator wants for this peer, here and at the peer. Our own operator comes first. */
   wish: RungWish;
   remoteWish: RungWish;
+  /** Until when a wish that cannot be had yet leaves the traffic where it is. */
+  wishUntil: Instant | undefined;
   relayRttMs: number | undefined;
   readonly relayWatch: RelayWatch;
   relayEchoAt: Instant | undefined;

@@ -148,6 +148,7 @@ export class PeerBook {
       remoteLeg: null,
       wish: "auto",
       remoteWish: "auto",
+      wishUntil: undefined,
       relayRttMs: undefined,
       relayWatch: new RelayWatch(),
       relayEchoAt: undefined,
@@ -195,8 +196,8 @@ export class PeerBook {
 }
 
 /** The earliest of everything that is due for this peer. It changes only when the peer does. */
-const deadlineOf = ({ session, paths, told, relayWatch, relayRttMs }: Peer): Instant | undefined =>
-  earliest(session.deadline(), paths.deadline(), told.retellAt, relayWatch.dueAt(relayRttMs));
+const deadlineOf = ({ session, paths, told, wishUntil, relayWatch, relayRttMs }: Peer): Instant | undefined =>
+  earliest(session.deadline(), paths.deadline(), told.retellAt, wishUntil, relayWatch.dueAt(relayRttMs));
 
 /** Nothing to keep, to renew or to end: only a use, a message or a word of the coordinator changes anything. */
 const isAsleep = (peer: Peer, now: Instant): boolean =>

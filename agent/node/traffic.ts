@@ -16,6 +16,11 @@ const MTU_RELAY = 65_000;
 const RELAYED_STREAM_FRAME_BYTES = 1280;
 /** The round trip of a relayed path in use is measured this often. */
 const RELAY_ECHO_MS = 5000;
+/**
+ * A rung that the operator has chosen and that is not there yet may only be opening, here or at the peer: SSH takes some ten round trips, and
+ * is tried again each second and a half while it is wanted. So long traffic stays where it is.
+ */
+const WISH_PATIENCE_MS = 5000;
 /** The sequence number of our own echoes, which no ping uses. */
 export const OWN_ECHO = 0;
 
@@ -42,8 +47,10 @@ export class Traffic {
       relays: this.#outbox.relays,
       remoteLeg: peer.remoteLeg,
       wish: wishOf(peer),
+      stayOn: peer.wishUntil !== undefined && now < peer.wishUntil ? before?.kind : undefined,
     };
     const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
+    if (route?.kind === wishOf(peer)) peer.wishUntil = undefined;
     if (isSameRoute(before, route)) return;
     peer.route = route;
     peer.paths.handleRungChange(now);
@@ -117,19 +124,41 @@ export class Traffic {
     if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "received", ...received });
   }
 
+  /** A relay connection of ours is there, or a session: makes the peer known to it. */
   openRelay(peer: Peer, kind: RelayLeg): void {
-    if (!this.#outbox.relays[kind] || (kind === "ssh" && wishOf(peer) === "websocket")) return;
-    this.#outbox.push({ type: "relay_open", kind, peer: peer.id });
+    if (!this.#outbox.relays[kind]) return;
+    if (kind === "websocket") this.#outbox.push({ type: "relay_open", kind, peer: peer.id });
+    this.#bindSsh(peer);
   }
 
-  /** Without a channel of its own on the SSH connection this peer's frames come in by the WebSocket. */
+  /** A relay connection of ours was lost: a peer that was to come by it comes by the other one. */
+  closeRelay(peer: Peer, kind: RelayLeg): void {
+    if (kind === "websocket") this.#bindSsh(peer);
+  }
+
+  /** The operator's wish, ours or the peer's, is another one. */
   applyWish(peer: Peer, reason: string, now: Instant): void {
+    peer.wishUntil = wishOf(peer) === "auto" ? undefined : after(now, WISH_PATIENCE_MS);
     if (this.#outbox.relays.ssh && peer.session.isEstablished) {
-      const type = wishOf(peer) === "websocket" ? "relay_close" : "relay_open";
-      this.#outbox.push({ type, kind: "ssh", peer: peer.id });
+      this.#bindSsh(peer);
       // What the peer sends will come by another of our connections soon, and only we can know.
       this.#outbox.plane({ type: "keep_order", peer: peer.slot });
     }
     this.updateRoute(peer, reason, now);
+  }
+
+  /** Looks whether a wish has been waited for long enough. */
+  handleTimeout(peer: Peer, now: Instant): void {
+    if (peer.wishUntil === undefined || now < peer.wishUntil) return;
+    peer.wishUntil = undefined;
+    this.updateRoute(peer, `${wishOf(peer)} was chosen, and is not there`, now);
+  }
+
+  /** Without a channel of its own on the SSH connection this peer's frames come in by the WebSocket, if there is one. */
+  #bindSsh(peer: Peer): void {
+    const { ssh, websocket } = this.#outbox.relays;
+    if (!ssh) return;
+    const type = wishOf(peer) === "websocket" && websocket ? "relay_close" : "relay_open";
+    this.#outbox.push({ type, kind: "ssh", peer: peer.id });
   }
 }

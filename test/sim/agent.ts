@@ -345,7 +345,8 @@ export class SimAgent {
         this.#relays?.bind(action.kind, action.peer);
         break;
       case "relay_close":
-        // An operator's wish, which nobody has here.
+        // As relays.ts: a WebSocket has no channels to close.
+        if (action.kind === "ssh") this.#relays?.unbind(action.kind, action.peer);
         break;
       case "relay_send":
         this.#relays?.send(action.kind, action.peer, action.frames);

@@ -92,6 +92,10 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
     this.#relayStep({ type: "bind", leg, peer });
   }
 
+  releaseRelay(leg: number, peer: PeerId): void {
+    this.#relayStep({ type: "release", leg, peer });
+  }
+
   sendRelay(leg: number, frames: readonly { readonly to: PeerId; readonly frame: Uint8Array }[]): void {
     this.#relayStep({ type: "frames", leg, frames });
   }

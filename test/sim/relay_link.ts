@@ -13,6 +13,7 @@ export interface RelayEndpoint {
   readonly isUp: boolean;
   openRelay(peer: PeerId, kind: RelayLeg, client: RelayClient): number;
   bindRelay(leg: number, peer: PeerId): void;
+  releaseRelay(leg: number, peer: PeerId): void;
   sendRelay(leg: number, frames: readonly { readonly to: PeerId; readonly frame: Uint8Array }[]): void;
   closeRelay(leg: number): void;
 }
@@ -23,6 +24,7 @@ export interface RelayClient {
 }
 
 /** As relays.ts and relay_ssh.ts. */
+const CLOSE_DELAY_MS = 250;
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
 const MAX_WANTED_RETRY_MS = 1500;
@@ -60,6 +62,8 @@ export class RelayLinks {
   readonly #options: RelayLinkOptions;
   readonly #streams = new Map<RelayLeg, Stream>();
   readonly #bound: Record<RelayLeg, Set<PeerId>> = { ssh: new Set(), websocket: new Set() };
+  /** About to be let go. */
+  readonly #closing: Record<RelayLeg, Set<PeerId>> = { ssh: new Set(), websocket: new Set() };
   readonly #waits: Record<RelayLeg, number> = { ssh: FIRST_RETRY_MS, websocket: FIRST_RETRY_MS };
   #isStopped = false;
 
@@ -77,9 +81,21 @@ export class RelayLinks {
   }
 
   bind(kind: RelayLeg, peer: PeerId): void {
+    this.#closing[kind].delete(peer);
     this.#bound[kind].add(peer);
     const stream = this.#streams.get(kind);
     if (stream?.isUp === true) this.#up(stream, (leg) => this.#options.endpoint.bindRelay(leg, peer));
+  }
+
+  unbind(kind: RelayLeg, peer: PeerId): void {
+    if (!this.#bound[kind].has(peer) || this.#closing[kind].has(peer)) return;
+    this.#closing[kind].add(peer);
+    this.#options.clock.after(CLOSE_DELAY_MS, () => {
+      if (!this.#closing[kind].delete(peer)) return;
+      this.#bound[kind].delete(peer);
+      const stream = this.#streams.get(kind);
+      if (stream?.isUp === true) this.#up(stream, (leg) => this.#options.endpoint.releaseRelay(leg, peer));
+    });
   }
 
   send(kind: RelayLeg, to: PeerId, frames: readonly Uint8Array[]): void {

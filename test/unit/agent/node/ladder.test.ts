@@ -8,8 +8,14 @@ const rungs = (changes: Partial<Rungs>): Rungs => ({
   relays: { ssh: true, websocket: true },
   remoteLeg: "ssh",
   wish: "auto",
+  stayOn: undefined,
   ...changes,
 });
+
+const withPair = { pair: newPair() };
+const noRemoteSsh = { wish: "ssh", remoteLeg: "websocket" } as const;
+const noLocalSsh = { wish: "ssh", relays: { ssh: false, websocket: true } } as const;
+const noLocalWebSocket = { wish: "websocket", relays: { ssh: true, websocket: false } } as const;
 
 describe("the rung that carries traffic", () => {
   test.each<[string, Partial<Rungs>, string | undefined]>([
@@ -28,6 +34,27 @@ describe("the rung that carries traffic", () => {
       "direct",
     ],
     ["ssh while the chosen direct path is not there", { wish: "direct" }, "ssh"],
+    ["direct, and no third rung, while the peer has no ssh to choose", { ...withPair, ...noRemoteSsh }, "direct"],
+    ["direct, and no third rung, while we have no ssh to choose", { ...withPair, ...noLocalSsh }, "direct"],
+    ["direct for as long as a chosen ssh may still open", { ...withPair, ...noRemoteSsh, stayOn: "direct" }, "direct"],
+    [
+      "websocket, and not direct, for as long as a chosen ssh may still open",
+      { ...withPair, ...noRemoteSsh, stayOn: "websocket" },
+      "websocket",
+    ],
+    ["ssh as soon as it is there, however long one would wait", { ...withPair, wish: "ssh", stayOn: "direct" }, "ssh"],
+    [
+      "direct when what one would stay on is gone",
+      { ...withPair, wish: "ssh", remoteLeg: null, stayOn: "ssh" },
+      "direct",
+    ],
+    ["ssh rather than nothing, when the chosen websocket is not there", { ...noLocalWebSocket }, "ssh"],
+    [
+      "ssh for as long as a chosen websocket may still open",
+      { ...withPair, ...noLocalWebSocket, stayOn: "ssh" },
+      "ssh",
+    ],
+    ["direct when a chosen websocket does not open", { ...withPair, ...noLocalWebSocket }, "direct"],
   ])("%s", (_name, changes, kind) => expect(chooseRoute(rungs(changes))?.kind).toBe(kind));
 
   test("has two legs when relayed, and the kind of the worse", () => {
