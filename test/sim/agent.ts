@@ -13,7 +13,7 @@ import { Node } from "../../agent/node/node.ts";
 import type { VirtualClock } from "./clock.ts";
 import { START_UNIX_MS } from "./coordinator.ts";
 import type { AgentKeys } from "./keys.ts";
-import type { Host, Network } from "./network.ts";
+import type { Host, Network, Site } from "./network.ts";
 import type { SeededRandom } from "./random.ts";
 import { type RelayEndpoint, RelayLinks } from "./relay_link.ts";
 import { type SignalEndpoint, SignalLink } from "./signal_link.ts";
@@ -75,6 +75,7 @@ export class SimAgent {
   #armedFor: number | undefined;
   #latest = 0;
   #isRunning = false;
+  #isAsleep = false;
   #timestamp = START_UNIX_MS;
   readonly #greatest = new Map<PeerId, number>();
 
@@ -147,6 +148,29 @@ export class SimAgent {
     const timeoutMs = CHALLENGE_MS + 2 * (this.host.delay.upMs + this.host.delay.downMs);
     this.#link.challenge(timeoutMs);
     this.#relays?.challenge(timeoutMs);
+  }
+
+  /** Carried to a network where nobody else is: the old connections are dead, and the driver sees that their address is gone. */
+  moveTo(site: Site): void {
+    const ip = `${site.lanPrefix}10`;
+    this.#world.network.readdress(this.host, () => {
+      this.host.ip = ip;
+      this.host.site = site;
+    });
+    this.loseSignalling();
+    this.#link.challenge(0);
+    this.#relays?.challenge(0);
+    this.#run(() => this.node.handleInterfaces([{ ip, prefixLength: 24 }], this.now));
+  }
+
+  /** The lid closes: the clock goes on, timers do not fire. */
+  sleep(): void {
+    this.#isAsleep = true;
+  }
+
+  wake(): void {
+    this.#isAsleep = false;
+    this.#timeout();
   }
 
   do(action: (node: Node, now: Instant) => void): void {
@@ -378,10 +402,14 @@ export class SimAgent {
       this.#armedFor = undefined;
       // The way to virtual time and back rounds: without this the machine might be woken a hair too early, for ever.
       this.#latest = Math.max(this.#latest, Math.min(deadline, this.now + 1e-3));
-      this.#run(() => {
-        this.plane.handleTimeout(this.now);
-        this.node.handleTimeout(this.now);
-      });
+      if (!this.#isAsleep) this.#timeout();
+    });
+  }
+
+  #timeout(): void {
+    this.#run(() => {
+      this.plane.handleTimeout(this.now);
+      this.node.handleTimeout(this.now);
     });
   }
 }

@@ -47,7 +47,7 @@ const LAST_PORT = 65_535;
 const MAX_TRIES = 300;
 
 export class Nat {
-  readonly externalIp: string;
+  externalIp: string;
   readonly behavior: NatBehavior;
   readonly #random: SeededRandom;
   readonly #byKey = new Map<string, Entry>();

@@ -34,8 +34,8 @@ const LAN_DELAY_MS = 0.3;
 const HEADER_BYTES = 28;
 
 export class Host {
-  readonly ip: string;
-  readonly site: Site | undefined;
+  ip: string;
+  site: Site | undefined;
   delay: Delay;
   readonly sockets = new Map<number, Receive>();
   /** Everything that this host may send or receive is lost: its site blocks UDP. */
@@ -83,6 +83,17 @@ export class Network {
     if (neighbours === undefined) this.#byPublicIp.set(host.publicIp, [host]);
     else neighbours.push(host);
     return host;
+  }
+
+  /** A host moves, or the router in front of it gets another address: `change` does it. */
+  readdress(host: Host, change: () => void): void {
+    const before = this.#byPublicIp.get(host.publicIp) ?? [];
+    this.#byPublicIp.set(
+      host.publicIp,
+      before.filter((other) => other !== host),
+    );
+    change();
+    this.#byPublicIp.set(host.publicIp, [...(this.#byPublicIp.get(host.publicIp) ?? []), host]);
   }
 
   send(host: Host, sourcePort: number, to: TransportAddress, bytes: Uint8Array): void {

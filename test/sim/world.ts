@@ -93,6 +93,20 @@ export class World {
     for (const agent of this.agents) if (agent.host.site === site) agent.loseSignalling();
   }
 
+  /** The provider gives the router of an only host another address: mappings and TCP connections are gone. */
+  changePublicAddress(agent: SimAgent): string {
+    const { host } = agent;
+    const { site } = host;
+    if (site === undefined) throw new Error(`${agent.name} has no router`);
+    const ip = `198.51.${200 + (++this.#sites >> 8)}.${this.#sites & 255}`;
+    this.network.readdress(host, () => {
+      site.nat.externalIp = ip;
+    });
+    site.nat.reboot();
+    agent.loseSignalling();
+    return ip;
+  }
+
   run(milliseconds: number, done?: () => boolean): void {
     this.clock.runUntil(this.clock.now + milliseconds, done);
   }
