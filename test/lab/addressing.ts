@@ -1,4 +1,5 @@
 /** Shell scripts that give the machines of a lab their addresses and routes; each runs inside the machine's namespace. */
+import type { Carrier } from "./carrier.ts";
 import type { Host, Lan, Machine, Site } from "./site.ts";
 
 /** The gateway that programs see as the way to the rest of the internet; it answers and forwards nothing. */
@@ -77,7 +78,7 @@ export function routerScript(segment: Segment, site: Site, machine: Machine, sit
     ...(carrier === undefined
       ? publicInterface(segment, machine, others)
       : inside("wan", machine.address, carrier.lan)),
-    ...lanBridge(lan, site.hosts.length),
+    ...lanBridge(lan, site.hosts.length, site.options.isolated === true),
     ...(machine.ipv6Addresses.length > 0 ? [`ip addr add 2001:db8:${site.index}::1/64 dev lan nodad`] : []),
     ...(site.options.mappingSeconds === undefined
       ? []
@@ -88,13 +89,13 @@ export function routerScript(segment: Segment, site: Site, machine: Machine, sit
   ]);
 }
 
-/** A carrier's NAT: on the internet segment, with the site's router as its only inside host. */
-export const carrierScript = (segment: Segment, site: Site, carrier: { machine: Machine; lan: Lan }): string =>
+/** A carrier's NAT: on the internet segment, with routers as its inside hosts. */
+export const carrierScript = (segment: Segment, carrier: Carrier): string =>
   script([
     ...PREPARE,
     ...publicInterface(segment, carrier.machine, []),
-    ...lanBridge(carrier.lan, 1),
-    ...load(site.carrierRuleset()),
+    ...lanBridge(carrier.lan, carrier.subscribers.length, true),
+    ...load(carrier.ruleset()),
   ]);
 
 /** A host behind a router. */
@@ -138,10 +139,14 @@ const inside = (device: string, address: string, lan: Lan): string[] => [
   `ip route add default via ${lan.gateway} dev ${device}`,
 ];
 
-const lanBridge = (lan: Lan, ports: number): string[] => [
+/** @param isIsolated frames pass between a port and the router, and not between two ports */
+const lanBridge = (lan: Lan, ports: number, isIsolated: boolean): string[] => [
   ...ROUTER_SETTINGS,
   "ip link add name lan type bridge mcast_snooping 0",
   ...Array.from({ length: ports }, (_, port) => `ip link set dev l${port} master lan up`),
+  ...(isIsolated
+    ? Array.from({ length: ports }, (_, port) => `ip link set dev l${port} type bridge_slave isolated on`)
+    : []),
   "echo 0 > /proc/sys/net/ipv6/conf/lan/accept_dad",
   "ip link set lan up",
   `ip addr add ${lan.gateway}/24 dev lan`,

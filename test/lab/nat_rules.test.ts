@@ -276,6 +276,46 @@ describe("a site", () => {
     },
   );
 
+  it.each([true, false])(
+    "shares a carrier with another, which lets the two meet with hairpin alone: %s",
+    async (hairpin) => {
+      const sites = [
+        { nat: "portrestricted", carrier: "fullcone", carrierHairpin: hairpin },
+        { nat: "portrestricted", carrierOf: 1 },
+      ] as const;
+      await withLab({ sites }, async (lab) => {
+        await startStunServer(lab);
+        const first = await new UdpProber(lab.site(1).host).bind(5000);
+        const second = await new UdpProber(lab.site(2).host).bind(5000);
+        const [one, two] = [must(await mappedAddress(first, SERVER)), must(await mappedAddress(second, SERVER))];
+        expect([one, two].map(({ ip }) => ip)).toEqual(["198.51.100.10", "198.51.100.10"]);
+        expect(lab.sites.map(({ router }) => router?.address)).toEqual(["100.127.1.2", "100.127.1.3"]);
+        expect(two.port).not.toBe(one.port);
+        first.send(two, "opens the first home router");
+        expect(await second.senderOf("opens the first home router", NOTHING_MS)).toBeUndefined();
+        second.send(one, "second to first");
+        expect(await first.senderOf("second to first", NOTHING_MS)).toEqual(hairpin ? two : undefined);
+        first.send(two, "first to second");
+        expect(await second.senderOf("first to second", NOTHING_MS)).toEqual(hairpin ? one : undefined);
+        // Nor is there a way past the carrier's NAT.
+        const routers = lab.sites.map(({ router }) => must(router));
+        expect((await must(routers[0]).exec(["ping", "-c", "1", "-W", "0.2", "100.127.1.3"])).code).toBe(1);
+      });
+    },
+  );
+
+  it("keeps its hosts from each other when they are isolated, but not from the router", async () => {
+    await withLab({ sites: [{ nat: "fullcone", hosts: 2, hairpin: true, isolated: true }] }, async (lab) => {
+      await startStunServer(lab);
+      const [first, second] = await insideSockets(lab);
+      const [one, two] = [must(await mappedAddress(first, SERVER)), must(await mappedAddress(second, SERVER))];
+      first.send(second.local, "on the LAN");
+      first.send(two, "by the router");
+      expect(await second.senderOf("by the router")).toEqual(one);
+      expect(await second.senderOf("on the LAN", NOTHING_MS)).toBeUndefined();
+    });
+  });
+
   it("may use the private network of another site", async () => {
     const site = { nat: "portrestricted", lan: "192.168.1.0/24" } as const;
     await withLab({ sites: [site, site] }, async (lab) => {

@@ -1,23 +1,25 @@
 /**
- * Two agents behind one router that has no hairpin: their public addresses lead nowhere, so only the LAN joins them.
+ * Two agents behind one router. Without hairpin their public addresses lead nowhere, so only the LAN joins them; where the LAN keeps its
+ * hosts apart, as wireless networks for guests do, only hairpin can.
  *
  * Nobody tells a peer about its LAN before it has authenticated, so this also shows that host candidates do arrive afterwards.
  */
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
-import { bothDirect, startPair, transferFile } from "./mesh.ts";
+import { bothDirect, type MeshAgent, startPair, transferFile } from "./mesh.ts";
 import type { SiteOptions } from "./topology.ts";
 
 const sites: [string, SiteOptions][] = [
   ["one router", { nat: "portrestricted", hosts: 2 }],
   ["one symmetric router", { nat: "symmetric", hosts: 2 }],
   ["one router behind a carrier's NAT", { nat: "portrestricted", carrier: "symmetric", hosts: 2 }],
+  ["one router with hairpin", { nat: "portrestricted", hosts: 2, hairpin: true }],
 ];
 
 test.each(sites)("two agents behind %s find each other over the LAN", async (_, site) => {
   await withLab({ sites: [site] }, async (lab) => {
     const { one, two } = await startPair(lab);
-    await bothDirect(one, two);
+    await Promise.all([localPath(one, two), localPath(two, one)]);
     const file = await transferFile(one, two);
     expect(file.bytes).toBe(10_000_000);
     for (const [agent, peer] of [
@@ -32,3 +34,32 @@ test.each(sites)("two agents behind %s find each other over the LAN", async (_, 
     }
   });
 });
+
+describe("two agents whose LAN keeps them apart", () => {
+  test.each(["fullcone", "restricted", "portrestricted"] as const)(
+    "meet at the public address of a %s router with hairpin",
+    async (nat) => {
+      await withLab({ sites: [{ nat, hosts: 2, isolated: true, hairpin: true }] }, async (lab) => {
+        const { one, two } = await startPair(lab);
+        await bothDirect(one, two);
+        expect((await transferFile(one, two)).bytes).toBe(10_000_000);
+        for (const [agent, peer] of [
+          [one, two],
+          [two, one],
+        ] as const) {
+          const { path, why } = await agent.peer(peer.name);
+          expect(path?.kind).toBe("direct");
+          expect(path?.remoteAddress.split(":")[0]).toBe(lab.site(1).publicAddress);
+          expect(why).not.toContain("over the local network");
+        }
+      });
+    },
+  );
+});
+
+/** The hairpin may be found first: then the path moves to the LAN. */
+const localPath = async (agent: MeshAgent, peer: MeshAgent): Promise<unknown> =>
+  agent.directEvent(peer.name, {
+    timeoutMs: 10_000,
+    accept: ({ remoteAddress }) => String(remoteAddress).startsWith(`${peer.host.address}:`),
+  });

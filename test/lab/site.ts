@@ -3,6 +3,7 @@
  *
  * Only addresses and rules are decided here; topology.ts draws the picture and joins the pieces.
  */
+import type { Carrier } from "./carrier.ts";
 import type { Namespaces } from "./namespace.ts";
 import { isNatKind, isPublicKind, type NatKind, natRuleset, type PublicKind, publicRuleset } from "./nat_rules.ts";
 import type { CommandOptions, CommandOutput, Environment, LabProcess } from "./process.ts";
@@ -39,6 +40,12 @@ export interface SiteOptions extends NatOptions {
   readonly cgnRange?: boolean;
   /** A second NAT, of this kind, between the router and the internet: the router's own public address is one of 100.64.0.0/10. */
   readonly carrier?: NatKind;
+  /** The carrier's NAT lets its subscribers reach each other through its public address. */
+  readonly carrierHairpin?: boolean;
+  /** Instead of a carrier of its own: that of the earlier site with this number. */
+  readonly carrierOf?: number;
+  /** The hosts reach the router and not each other, as guests of a wireless network. */
+  readonly isolated?: boolean;
   /** Native IPv6; default as the lab. Not behind a carrier's NAT. */
   readonly ipv6?: boolean;
 }
@@ -152,42 +159,41 @@ export class Site {
   readonly publicAddress: string;
   /** The LAN and its gateway; undefined at an open site. */
   readonly lan: Lan | undefined;
-  /** The carrier's NAT in front of the router, and the network between the two. */
-  readonly carrier: { readonly machine: Machine; readonly lan: Lan } | undefined;
+  /** The carrier's NAT in front of the router. */
+  readonly carrier: Carrier | undefined;
   /** The router; undefined at an open site, whose hosts carry the rules themselves. */
   readonly router: Machine | undefined;
   readonly hosts: readonly Host[];
   #nat: SiteNat;
-  #carrierNat: NatKind;
   #natOptions: NatOptions;
   readonly #guestAddresses: string[] = [];
   /** The router's public address, once it is another than at the start. */
   #external: string | undefined;
 
-  constructor(namespaces: Namespaces, index: number, options: SiteOptions, ipv6: boolean) {
+  constructor(
+    namespaces: Namespaces,
+    index: number,
+    options: SiteOptions,
+    { carrier, ipv6 }: { readonly carrier: Carrier | undefined; readonly ipv6: boolean },
+  ) {
     this.index = index;
     this.options = options;
     this.ipv6 = ipv6;
-    this.publicAddress = `198.51.100.${index * 10}`;
+    this.carrier = carrier;
+    this.publicAddress = carrier?.machine.address ?? publicAddressOf(index);
     this.#nat = options.nat;
     this.#natOptions = options;
-    this.#carrierNat = options.carrier ?? "portrestricted";
     const routed = !isOpenSite(options.nat);
     if (index > 25 || (options.hosts ?? 1) > 10) throw new Error("A lab has at most 25 sites of at most 10 hosts each");
-    if (options.carrier !== undefined && (ipv6 || !routed)) {
+    if (carrier !== undefined && (ipv6 || !routed)) {
       throw new Error(`Site ${index} cannot have a carrier's NAT: that needs a router, and IPv4 alone`);
     }
     this.lan = routed ? lanOf(index, options) : undefined;
-    const carrierLan = options.carrier === undefined ? undefined : lanNamed(`100.127.${index}`);
-    this.carrier =
-      carrierLan === undefined
-        ? undefined
-        : { machine: new Machine(namespaces, `c${index}`, [this.publicAddress]), lan: carrierLan };
     this.router = routed
       ? new Machine(
           namespaces,
           `r${index}`,
-          [carrierLan === undefined ? this.publicAddress : `${carrierLan.base}.2`],
+          [carrier?.admit() ?? this.publicAddress],
           ipv6 ? [`2001:db8::1:${index}`] : [],
         )
       : undefined;
@@ -228,16 +234,6 @@ export class Site {
   get outer(): readonly Machine[] {
     if (this.carrier !== undefined) return [this.carrier.machine];
     return this.router === undefined ? this.hosts : [this.router];
-  }
-
-  /** The rules of the carrier's NAT, which is strict towards its inside and has no options. */
-  carrierRuleset(): string {
-    return natRuleset({
-      kind: this.#carrierNat,
-      external: this.publicAddress,
-      lan: this.carrier?.lan.cidr ?? "",
-      hosts: this.router?.addresses ?? [],
-    });
   }
 
   /** The rules for the current kind, as text for `nft -f`. */
@@ -292,13 +288,6 @@ export class Site {
     return address;
   }
 
-  /** The same for the carrier's NAT. */
-  async setCarrierNat(kind: NatKind): Promise<void> {
-    if (this.carrier === undefined) throw new Error(`Site ${this.index} has no carrier's NAT`);
-    this.#carrierNat = kind;
-    await this.carrier.machine.execChecked(["nft", "-f", "-"], { input: this.carrierRuleset() });
-  }
-
   /** What a router loses when it restarts: every mapping and every flow. The rules stay. The carrier's NAT goes on. */
   async flushConntrack(): Promise<void> {
     await this.setNat(this.#nat);
@@ -335,6 +324,8 @@ export interface Lan {
   readonly gateway: string;
 }
 
+export const publicAddressOf = (site: number): string => `198.51.100.${site * 10}`;
+
 export const isOpenSite = (nat: SiteNat): boolean => nat === "open" || nat === "firewalled";
 
 function lanOf(index: number, options: SiteOptions): Lan {
@@ -344,4 +335,4 @@ function lanOf(index: number, options: SiteOptions): Lan {
   return lanNamed(base);
 }
 
-const lanNamed = (base: string): Lan => ({ cidr: `${base}.0/24`, base, gateway: `${base}.1` });
+export const lanNamed = (base: string): Lan => ({ cidr: `${base}.0/24`, base, gateway: `${base}.1` });

@@ -20,9 +20,10 @@
  * on one segment, so any two of them are one hop apart. A host with a public address calls its interface `wan` too. Addresses
  * outside the documentation ranges exist only inside; no namespace has a way out to the real network.
  *
- * With `carrier`, a second NAT "c1" stands between: wan 198.51.100.10, lan 100.127.1.1, and r1 has wan 100.127.1.2.
+ * With `carrier`, a second NAT "c1" stands between: wan 198.51.100.10, lan 100.127.1.1, and r1 has wan 100.127.1.2. A site with
+ * `carrierOf: 1` is behind the same one, r2 having wan 100.127.1.3, and the public address of both is 198.51.100.10.
  *
- * The NATs live in nat_rules.ts, sites in site.ts, addresses in addressing.ts, namespaces and programs in namespace.ts and process.ts. A lab is up in well under a second;
+ * The NATs live in nat_rules.ts, sites in site.ts, carriers in carrier.ts, addresses in addressing.ts, namespaces and programs in namespace.ts and process.ts. A lab is up in well under a second;
  * `await using lab = await createLab(...)` takes it down again whatever happens.
  */
 import { fileURLToPath } from "node:url";
@@ -35,9 +36,10 @@ import {
   publicScript,
   routerScript,
 } from "./addressing.ts";
+import { Carrier } from "./carrier.ts";
 import { Namespaces } from "./namespace.ts";
 import { type LabProcess, runChecked } from "./process.ts";
-import { type Host, isOpenSite, Machine, Site, type SiteOptions } from "./site.ts";
+import { type Host, isOpenSite, lanNamed, Machine, publicAddressOf, Site, type SiteOptions } from "./site.ts";
 
 export { Host, Machine, type NatOptions, Site, type SiteNat, type SiteOptions } from "./site.ts";
 
@@ -86,6 +88,7 @@ export class Lab {
   readonly internet: Machine;
   readonly #namespaces: Namespaces;
   readonly #options: LabOptions;
+  readonly #carriers: readonly Carrier[];
   #wire: LabProcess | undefined;
   #cleanups: (() => void | Promise<void>)[] = [];
 
@@ -100,7 +103,15 @@ export class Lab {
       COORDINATOR.ipv4.slice(0, options.coordinatorAddresses ?? 2),
       ipv6.includes(true) ? COORDINATOR.ipv6.slice(0, options.coordinatorAddresses ?? 2) : [],
     );
-    this.sites = options.sites.map((site, index) => new Site(namespaces, index + 1, site, ipv6[index] ?? false));
+    const carriers = new Map<number, Carrier>();
+    this.sites = options.sites.map((site, position) => {
+      const index = position + 1;
+      const own = carrierFor(namespaces, index, site);
+      if (own !== undefined) carriers.set(index, own);
+      const carrier = own ?? carriers.get(site.carrierOf ?? 0);
+      return new Site(namespaces, index, site, { carrier, ipv6: ipv6[position] ?? false });
+    });
+    this.#carriers = [...carriers.values()];
   }
 
   /** The namespaces, with nothing in them; `createLab` is the way to a finished lab. */
@@ -125,7 +136,8 @@ export class Lab {
   }
 
   async build(): Promise<void> {
-    const segment = [this.coordinator, ...this.sites.flatMap((site) => site.outer)];
+    // A carrier stands for several sites.
+    const segment = [this.coordinator, ...new Set(this.sites.flatMap((site) => site.outer))];
     await this.#connectSegment(segment);
     await this.#connectLans();
     await Promise.all(
@@ -134,7 +146,8 @@ export class Lab {
     // A bridge drops frames of a port until it has heard of its carrier, which the kernel tells it later than us.
     const bridges = [
       ...(this.#wire === undefined ? [this.internet] : []),
-      ...this.sites.flatMap((site) => [site.router ?? [], site.carrier?.machine ?? []].flat()),
+      ...this.sites.flatMap((site) => site.router ?? []),
+      ...this.#carriers.map(({ machine }) => machine),
     ];
     await Promise.all(
       bridges.map(async (machine) =>
@@ -255,7 +268,9 @@ export class Lab {
   async #connectLans(): Promise<void> {
     const commands = this.sites.flatMap(({ router, carrier, hosts }) => [
       ...(router === undefined ? [] : hosts.map((host, index) => cable(router, index, host, "eth0"))),
-      ...(router === undefined || carrier === undefined ? [] : [cable(carrier.machine, 0, router, "wan")]),
+      ...(router === undefined || carrier === undefined
+        ? []
+        : [cable(carrier.machine, carrier.subscribers.indexOf(router.address), router, "wan")]),
     ]);
     if (commands.length > 0) await runChecked(["ip", "-batch", "-"], { input: commands.join("") });
   }
@@ -272,16 +287,32 @@ export class Lab {
         return [[machine, publicScript(all, machine, sites, site?.ruleset())]];
       }),
       ...sites.flatMap((site): [Machine, string][] => {
-        const { router, carrier, lan, hosts } = site;
+        const { router, lan, hosts } = site;
         if (router === undefined || lan === undefined) return [];
         return [
           [router, routerScript(all, site, router, sites)],
-          ...(carrier === undefined ? [] : [[carrier.machine, carrierScript(all, site, carrier)] as [Machine, string]]),
           ...hosts.map((host): [Machine, string] => [host, hostScript(host, lan)]),
         ];
       }),
+      ...this.#carriers.map((carrier): [Machine, string] => [carrier.machine, carrierScript(all, carrier)]),
     ];
   }
+}
+
+/** The carrier that a site brings along. */
+function carrierFor(
+  namespaces: Namespaces,
+  index: number,
+  { carrier, carrierHairpin }: SiteOptions,
+): Carrier | undefined {
+  if (carrier === undefined) return undefined;
+  const machine = new Machine(namespaces, `c${index}`, [publicAddressOf(index)]);
+  return new Carrier(
+    machine,
+    lanNamed(`100.127.${index}`),
+    carrier,
+    carrierHairpin === undefined ? {} : { hairpin: carrierHairpin },
+  );
 }
 
 /** A veth pair: bridge port number `index` of `bridge`, and `device` of `machine`. */
