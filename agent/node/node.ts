@@ -387,7 +387,10 @@ export class Node {
   }
 
   #view(peer: Peer, nat: NatReport, now: Instant): PeerView {
-    const why = whySentence(peer, { nat, connected: this.#outbox.connected, useDirect: this.#options.useDirect, now });
+    const { connected } = this.#outbox;
+    const { useDirect } = this.#options;
+    const publicAddresses = this.#gathering.ipv4?.publicAddresses ?? [];
+    const why = whySentence(peer, { nat, publicAddresses, connected, useDirect, now });
     return {
       id: peer.id,
       entry: peer.entry,

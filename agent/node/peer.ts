@@ -1,5 +1,5 @@
 /** One peer as the node knows it: its registry entry, session, paths, use, and what to say about it. */
-import { formatTransportAddress } from "../../shared/address.ts";
+import { formatTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { PeerSession } from "../../shared/session/peer_session.ts";
 import type { PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
@@ -90,7 +90,14 @@ export function remember(peer: Peer, change: PathChange): void {
 /** One plain sentence about what this peer's traffic gets, and why not better. */
 export function whySentence(
   peer: Peer,
-  context: { readonly nat: NatReport; readonly connected: boolean; readonly useDirect: boolean; readonly now: Instant },
+  context: {
+    readonly nat: NatReport;
+    /** Where the internet sees us. */
+    readonly publicAddresses: readonly TransportAddress[];
+    readonly connected: boolean;
+    readonly useDirect: boolean;
+    readonly now: Instant;
+  },
 ): string {
   const { name, online } = peer.entry;
   if (peer.trust === "blocked")
@@ -122,9 +129,11 @@ function whyNotDirect(peer: Peer, context: WhyContext): string {
   if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;
   if (peer.isPunching || (!peer.paths.hasFailedRound && !isIdle(peer, context.now)))
     return `Looking for a direct path to "${name}"`;
+  const target = peer.paths.attestedTarget;
+  const isOneAddress = context.publicAddresses.some(({ ip }) => ip === target?.ip);
   return peer.nat === undefined
     ? `No direct path yet, and "${name}" has not said how its network behaves`
-    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name, peer.punches))}`;
+    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name, peer.punches, isOneAddress))}`;
 }
 
 const RELAY_WORDS: Readonly<Record<RelayLeg, string>> = { ssh: "SSH", websocket: "WebSocket" };

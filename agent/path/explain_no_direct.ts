@@ -17,16 +17,25 @@ export interface PunchRecord {
 
 export const NO_ATTEMPTS: PunchRecord = { failed: 0, refusal: undefined };
 
+/** Behind one router or one carrier, where neither the inside network nor a packet that turns round (hairpin) joins the two. */
+const ONE_ADDRESS =
+  "Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other";
+const REMEDY_INSIDE =
+  "switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible";
 const REMEDY = "a port forward or UPnP on either router would make a direct path possible";
 /** Failures that happen by chance less often than this have another cause. */
 const IMPLAUSIBLE = 0.01;
 
-/** @param remoteName the peer's name */
+/**
+ * @param remoteName the peer's name
+ * @param isOneAddress the internet sees both at one address
+ */
 export function explainNoDirect(
   local: NatReport,
   remote: NatReport,
   remoteName: string,
   record: PunchRecord = NO_ATTEMPTS,
+  isOneAddress = false,
 ): string {
   if (local.udpBlocked && remote.udpBlocked) {
     return `Both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible`;
@@ -37,6 +46,8 @@ export function explainNoDirect(
   if (remote.udpBlocked) {
     return `The network of "${remoteName}" blocks UDP; allowing outgoing UDP there would make a direct path possible`;
   }
+  // What their routers do towards the internet has nothing to do with it.
+  if (isOneAddress) return `${ONE_ADDRESS}; ${REMEDY_INSIDE}`;
   const ours = natLabel(local);
   const theirs = natLabel(remote);
   const obstacle = obstacleOf(local, remote, remoteName);

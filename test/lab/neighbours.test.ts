@@ -55,6 +55,24 @@ describe("two agents whose LAN keeps them apart", () => {
       });
     },
   );
+
+  test.each<["client isolation" | "hairpin", string]>([
+    ["client isolation", "over the local network"],
+    ["hairpin", "through both routers"],
+  ])("are relayed without hairpin; each remedy that why names makes a direct path: %s", async (remedy, how) => {
+    await withLab({ sites: [{ nat: "portrestricted", hosts: 2, isolated: true }] }, async (lab) => {
+      const site = lab.site(1);
+      const { one, two } = await startPair(lab);
+      expect(await one.wait(`direct=${two.name}`, 5)).toBe(7);
+      const { path, why } = await one.peer(two.name);
+      expect(path?.kind).toBe("ssh");
+      expect(why).toMatch(new RegExp(`both machines are behind one public address, .*${remedy}`));
+      if (remedy === "hairpin") await site.setNat("portrestricted", { hairpin: true });
+      else await site.endIsolation();
+      await bothDirect(one, two, 15);
+      expect((await one.peer(two.name)).why).toContain(how);
+    });
+  });
 });
 
 /** The hairpin may be found first: then the path moves to the LAN. */

@@ -288,6 +288,12 @@ export class Site {
     return address;
   }
 
+  /** The router lets frames pass between its hosts again. */
+  async endIsolation(): Promise<void> {
+    const ports = this.hosts.map((_, port) => `link set dev l${port} type bridge_slave isolated off\n`);
+    await this.router?.execChecked(["ip", "-batch", "-"], { input: ports.join("") });
+  }
+
   /** What a router loses when it restarts: every mapping and every flow. The rules stay. The carrier's NAT goes on. */
   async flushConntrack(): Promise<void> {
     await this.setNat(this.#nat);

@@ -108,6 +108,19 @@ test("a router is blamed only where plain opening cannot do", () => {
   }
 });
 
+test.each(NAMES.flatMap((here) => NAMES.map((there) => [here, there] as const)))(
+  "%s x %s behind one public address: hairpin and the inside network are what is missing, unless UDP is blocked",
+  (here, there) => {
+    const sentence = explainNoDirect(NETWORKS[here], NETWORKS[there], "nas", NO_ATTEMPTS, true);
+    if (here === "UDP blocked" || there === "UDP blocked") expect(sentence).toBe(expected(here, there));
+    else {
+      expect(sentence).toBe(
+        "Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other; switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible",
+      );
+    }
+  },
+);
+
 describe("how attempts have gone", () => {
   const say = (here: Network, there: Network, record: Partial<PunchRecord>): string =>
     explainNoDirect(NETWORKS[here], NETWORKS[there], "nas", { ...NO_ATTEMPTS, ...record });
