@@ -9,6 +9,7 @@ export default defineConfig({
     include: ["test/lab/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 2,
+    maxConcurrency: 1,
     testTimeout: 20_000,
     hookTimeout: 20_000,
   },

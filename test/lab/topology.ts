@@ -41,7 +41,7 @@ import { Namespaces } from "./namespace.ts";
 import { type LabProcess, runChecked } from "./process.ts";
 import { type Host, isOpenSite, lanNamed, Machine, publicAddressOf, Site, type SiteOptions } from "./site.ts";
 
-export { Host, Machine, type NatOptions, Site, type SiteNat, type SiteOptions } from "./site.ts";
+export { Host, isOpenSite, Machine, type NatOptions, Site, type SiteNat, type SiteOptions } from "./site.ts";
 
 export interface LabOptions {
   readonly sites: readonly SiteOptions[];
