@@ -34,6 +34,8 @@ export interface NodeOptions {
   readonly trust: Trust;
   /** False: `--no-direct`. */
   readonly useDirect: boolean;
+  /** The operator has named the port of the data sockets: `--udp-port`. */
+  readonly isPortChosen?: boolean;
   /** The whole mesh is one machine: loopback addresses may be probed. */
   readonly allowLoopback: boolean;
   /** Is this one of the mesh's own addresses, which are never probed? */

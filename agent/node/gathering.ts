@@ -101,9 +101,12 @@ export class Gathering {
   #announced = "";
   #signature = "";
   #isRootless = false;
+  readonly #isPortChosen: boolean;
 
-  constructor(random: (bytes: number) => Uint8Array) {
+  /** @param isPortChosen the operator has named the port of the data sockets, so perhaps forwards it too */
+  constructor(random: (bytes: number) => Uint8Array, isPortChosen = false) {
     this.#random = random;
+    this.#isPortChosen = isPortChosen;
   }
 
   /** Whether this machine has no network device, which peers have to know. */
@@ -235,7 +238,8 @@ export class Gathering {
     const reported = withHosts ? this.#reported() : [];
     const mapped = this.#mapped(withHosts).map((address): WireCandidate => ({ kind: "port-mapped", address }));
     const hosts = withHosts ? this.#hosts().map((address): WireCandidate => ({ kind: "host", address })) : [];
-    const seen = reported.map((address): WireCandidate => ({ kind: "server-reflexive", address }));
+    const forwarded = withHosts ? this.#forwarded() : [];
+    const seen = [...reported, ...forwarded].map((address): WireCandidate => ({ kind: "server-reflexive", address }));
     const candidates = [...reflexive, ...mapped, ...seen, ...hosts].slice(0, MAX_CANDIDATES);
     // A list with hosts replaces one without, although nothing else has changed.
     const generation = this.#generation * 2 + (withHosts ? 1 : 0);
@@ -354,6 +358,18 @@ export class Gathering {
     const known = this.#reflexive();
     if (mapped === undefined || known.some((address) => sameTransportAddress(address, mapped))) return [];
     return withHosts || known.some(({ ip }) => ip === mapped.ip) ? [mapped] : [];
+  }
+
+  /**
+   * Where a port forward that the operator has made for the port of his choice leads: a router that gives us other ports towards the
+   * internet shows nothing of it.
+   */
+  #forwarded(): TransportAddress[] {
+    const { result, port } = this.#family(4);
+    const [seen] = result?.publicAddresses ?? [];
+    if (!this.#isPortChosen || seen === undefined || this.#isCoordinatorInside) return [];
+    const isKnown = result?.publicAddresses.some((address) => address.ip === seen.ip && address.port === port);
+    return isKnown === true ? [] : [{ ip: seen.ip, port }];
   }
 
   /**

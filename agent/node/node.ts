@@ -54,7 +54,7 @@ export class Node {
 
   constructor(options: NodeOptions) {
     this.#options = options;
-    const gathering = new Gathering((bytes) => options.environment.random(bytes));
+    const gathering = new Gathering((bytes) => options.environment.random(bytes), options.isPortChosen);
     const outbox = new Outbox();
     const news = new News(outbox, gathering);
     const book = new PeerBook(options, gathering);

@@ -21,6 +21,8 @@ const READY_TIMEOUT_MS = 15_000;
 const JOIN_TIMEOUT_MS = 10_000;
 /** Added to the seconds that a command was told to wait, before we take it for hung. */
 const HANG_MS = 3_000;
+/** Each question starts a program. */
+const WHY_EVERY_MS = 200;
 const HTTP_PORT = 8000;
 
 export interface CoordinatorOptions {
@@ -212,6 +214,16 @@ export class MeshAgent {
     const peer = peers.find((candidate) => candidate.name === name);
     if (peer === undefined) throw new Error(`${this.name} knows no peer "${name}"`);
     return peer;
+  }
+
+  /** Waits until `why` says so of a peer; fails with what it says instead. */
+  async waitWhy(peer: string, words: RegExp, timeoutMs = 8_000): Promise<void> {
+    const endsAt = performance.now() + timeoutMs;
+    let why = "";
+    for (; !words.test(why) && performance.now() < endsAt; await Bun.sleep(WHY_EVERY_MS)) {
+      ({ why } = await this.peer(peer));
+    }
+    if (!words.test(why)) throw new Error(`${this.name} says of ${peer}, after ${timeoutMs} ms: ${why}`);
   }
 
   /** `wait --for ...`, whose exit code says whether it came to pass. */

@@ -51,7 +51,8 @@ function byNetlink(): InterfaceAddress[] {
         flags,
         isUp: (link.flags & IFF_UP) !== 0 && (link.flags & IFF_RUNNING) !== 0,
         isLoopback: (link.flags & IFF_LOOPBACK) !== 0,
-        isTun: link.kind === "tun",
+        // A TAP device is of the same kind, and an interface like any other: containers without root have no other.
+        isTun: link.kind === "tun" && !link.isEthernet,
         isBridge: link.kind === "bridge",
         // For IPv4 the same bit means "secondary".
         isTemporary: isIPv6(ip) && (flags & IFA_F_TEMPORARY) !== 0,

@@ -39,6 +39,8 @@ const NLM_F_CREATE = 0x400;
 const NLM_F_ACK_TLVS = 0x200;
 
 const IFF_UP = 0x1;
+/** linux/if_arp.h. */
+const ARPHRD_ETHER = 1;
 const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
 const IFLA_LINKINFO = 18;
@@ -79,6 +81,8 @@ export interface Link {
   readonly mtu: number;
   /** What made it: "tun", "bridge", "veth", "wireguard"; undefined for hardware and loopback. */
   readonly kind: string | undefined;
+  /** It carries frames, not bare packets: of two devices of the kind "tun" only a TAP does. */
+  readonly isEthernet: boolean;
 }
 
 export interface InterfaceIp {
@@ -252,6 +256,7 @@ function decodeLink(body: Uint8Array): Link | undefined {
     flags: view.getUint32(8, true),
     mtu: number(found.get(IFLA_MTU)) ?? 0,
     kind: kind && text(kind),
+    isEthernet: view.getUint16(2, true) === ARPHRD_ETHER,
   };
 }
 

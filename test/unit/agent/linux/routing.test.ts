@@ -58,7 +58,14 @@ test("of several default routes the one with the least metric of the main table 
 });
 
 function snapshot(parts: Partial<NetworkSnapshot>): NetworkSnapshot {
-  const link = (index: number, name: string) => ({ index, name, flags: 1, mtu: 1500, kind: undefined });
+  const link = (index: number, name: string) => ({
+    index,
+    name,
+    flags: 1,
+    mtu: 1500,
+    kind: undefined,
+    isEthernet: true,
+  });
   return { links: [link(2, "eth0"), link(3, "wg0"), link(TUN, "tm0")], addresses: [], routes: [], ...parts };
 }
 

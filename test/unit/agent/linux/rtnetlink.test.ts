@@ -109,7 +109,7 @@ test("an answer of several messages is taken apart", () => {
       type: "link",
       sequence: 1,
       removed: false,
-      link: { index: 2, name: "tm0", flags: 0x11091, mtu: 1280, kind: "tun" },
+      link: { index: 2, name: "tm0", flags: 0x11091, mtu: 1280, kind: "tun", isEthernet: false },
     },
     { type: "address", sequence: 1, removed: false, address: { index: 2, ip: "10.0.0.1", prefix: 32, flags: 0x280 } },
     {

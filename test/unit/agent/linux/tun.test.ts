@@ -32,6 +32,8 @@ test.runIf(reason === undefined)("ping reaches the plane and comes back, and not
     free: true,
     bridges: ["bridge0"],
     tunAddresses: ["100.96.0.1/32", "fd00:7::1/128"],
+    // A TAP is an interface like any other.
+    taps: [{ ip: "198.51.100.1", isTun: false }],
     lostWhenDeleted: "lost",
     leftBehind: "",
   });

@@ -118,6 +118,7 @@ await next("udp_opened");
 const ownChanges = reports.filter((report) => report.type === "network_changed").length;
 await shell("ip link add bridge0 type bridge && ip addr add 192.0.2.1/24 dev bridge0 && ip link set bridge0 up");
 await next("network_changed");
+await shell("ip tuntap add tap0 mode tap && ip addr add 198.51.100.1/24 dev tap0");
 
 const snapshot = netlink.snapshot();
 const result = {
@@ -138,13 +139,16 @@ const result = {
   tunAddresses: listInterfaceAddresses()
     .filter((address) => address.isTun && address.isUp)
     .map((address) => `${address.ip}/${address.prefix}`),
+  taps: listInterfaceAddresses()
+    .filter(({ name: other }) => other === "tap0")
+    .map(({ ip, isTun }) => ({ ip, isTun })),
   lostWhenDeleted: "",
   leftBehind: "",
 };
 netlink.deleteHostRoute(index, "100.96.0.3");
 netlink.deleteHostRoute(index, "100.96.0.3");
 
-await shell(`ip link delete ${name}`);
+await shell(`ip link delete tap0 && ip link delete ${name}`);
 const lost = await next("tun_failed");
 result.lostWhenDeleted = lost.code;
 host.send({ type: "open_tun" });

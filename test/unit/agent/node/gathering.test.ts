@@ -93,13 +93,32 @@ describe("what peers say that they see", () => {
   });
 });
 
+describe("a UDP port that the operator has chosen", () => {
+  const forwarded = `server-reflexive ${PUBLIC.ip}:${LAN.port}`;
+
+  test("may be forwarded by the router: peers that have authenticated are told it at the public address", () => {
+    const seen = { ip: PUBLIC.ip, port: LAN.port + 1 };
+    expect(addresses(gathered(seen, true), true)).toContain(forwarded);
+    expect(addresses(gathered(seen, true), false)).not.toContain(forwarded);
+    expect(addresses(gathered(seen), true)).not.toContain(forwarded);
+  });
+
+  test("is said once where the router keeps it, and not with the address of a coordinator's view from inside", () => {
+    const kept = addresses(gathered({ ip: PUBLIC.ip, port: LAN.port }, true), true);
+    expect(kept.filter((address) => address === forwarded)).toHaveLength(1);
+    expect(addresses(gathered({ ip: "10.1.0.77", port: LAN.port + 1 }, true), true)).not.toContain(
+      `server-reflexive 10.1.0.77:${LAN.port}`,
+    );
+  });
+});
+
 const addresses = (gathering: Gathering, withHosts: boolean): string[] =>
   gathering.candidates(withHosts).candidates.map(({ kind, address }) => `${kind} ${address.ip}:${address.port}`);
 
 /** With discovery ended; every STUN server has seen us at `seen`. */
-function gathered(seen: TransportAddress): Gathering {
+function gathered(seen: TransportAddress, isPortChosen = false): Gathering {
   const random = { byte: 0 };
-  const gathering = new Gathering((length) => new Uint8Array(length).map(() => random.byte++ & 0xff));
+  const gathering = new Gathering((length) => new Uint8Array(length).map(() => random.byte++ & 0xff), isPortChosen);
   const servers = ["203.0.113.10", "203.0.113.11"].flatMap((ip) => [3478, 3479].map((port) => ({ ip, port })));
   gathering.setDataLeg(4, DATA_LEG_IPV4, LAN.port);
   gathering.setInterfaces([{ ip: LAN.ip, prefixLength: 24 }], instant(0));
