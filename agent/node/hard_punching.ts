@@ -35,6 +35,8 @@ const RETRY_TOLERANCE_MS = 2500;
 /** What a refusal may ask for at most. */
 const MAX_REFUSAL_MS = 60_000;
 const BUSY_SECONDS = 2;
+/** Half of the packets find a quarter of the meetings: 68 % where all find one in 99 %, 82 % where they do in 99.9 %. */
+const SURE_ENOUGH_TO_PRIME = 0.99;
 
 const COUNTERPART: Readonly<Record<PunchRole, PunchRole>> = { spread: "guess", guess: "spread", meet: "meet" };
 
@@ -222,8 +224,7 @@ export class HardPunching {
       dataLeg: DATA_LEG_IPV4,
       firstLeg: this.#lastLeg,
       guess: guessPorts(remote, plan.role === "meet" ? theirs.sockets : undefined, () => this.#randomU32() / 2 ** 32),
-      // What spreads opens our NAT and need not arrive; should ours be deeper in the network than that, the next attempt finds it.
-      hops: plan.role === "spread" && peer.punches.failed % 2 === 0 ? PRIMER_HOPS : undefined,
+      hops: hopsOf(plan, peer.punches.failed),
       firstTransaction: this.#randomU32(),
       now,
     });
@@ -298,6 +299,16 @@ export class HardPunching {
     const [a = 0, b = 0, c = 0, d = 0] = this.#options.environment.random(4);
     return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
   }
+}
+
+/**
+ * What spreads opens our NAT and need not arrive; should ours be deeper in the network than that, the next attempt finds it. Sides that
+ * meet need every packet, unless their routers take what they did not ask for: that is tried where half of the packets will mostly do.
+ */
+function hopsOf({ role, chance }: PunchPlan, failed: number): number | undefined {
+  const isEven = failed % 2 === 0;
+  const isPrimed = role === "spread" ? isEven : role === "meet" && !isEven && chance >= SURE_ENOUGH_TO_PRIME;
+  return isPrimed ? PRIMER_HOPS : undefined;
 }
 
 const isRelayWished = (peer: Peer): boolean => wishOf(peer) === "ssh" || wishOf(peer) === "websocket";

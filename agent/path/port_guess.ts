@@ -2,8 +2,12 @@
 import type { NatReport, PortRange } from "../../shared/wire/candidates.ts";
 import { wrapped } from "./port_allocation.ts";
 
-/** A counter may have been told a little too far when answers overtook each other. */
+/**
+ * A counter may have been told a little too far when answers overtook each other. Those ports come late: one of them may be known to our
+ * router from the peer's plain probes, and a router with an open WAN input then takes our port away for all guesses that follow (primer.ts).
+ */
 const COUNTER_BACK = 4;
+const COUNTER_AHEAD_FIRST = 64;
 /**
  * How far it may be from what is known, when both sides meet: other traffic moves it on, and a packet that repeats an earlier one's
  * ports does not move it at all. What counts is the sum of both sides' drifts, so the range begins well below zero.
@@ -25,7 +29,7 @@ export function guessPorts(nat: NatReport, meetingSockets: number | undefined, r
   const { allocation, ports, mapping } = nat;
   if (allocation === "sequential" && ports !== undefined) {
     const at = (ahead: number): number => wrapped(ports.first + ports.stride * ahead);
-    if (meetingSockets === undefined) return (_, index) => at(index - COUNTER_BACK);
+    if (meetingSockets === undefined) return (_, index) => at(counterOrder(index));
     // Each packet of the peer has a port of its own, or each socket if its NAT looks at our address only. If nothing else went through
     // that NAT, the one of the same number has this port: how much did is tried at random.
     const mappings = mapping === "address-dependent" ? meetingSockets : Number.POSITIVE_INFINITY;
@@ -40,6 +44,13 @@ export function guessPorts(nat: NatReport, meetingSockets: number | undefined, r
     walks.set(socket, walk);
     return walk();
   };
+}
+
+/** How far ahead of where the counter stands each guess is: 0 to 63, -1 to -4, 64 and so on. */
+function counterOrder(index: number): number {
+  if (index < COUNTER_AHEAD_FIRST) return index;
+  const back = index - COUNTER_AHEAD_FIRST + 1;
+  return back <= COUNTER_BACK ? -back : index - COUNTER_BACK;
 }
 
 /** All ports of the range in a random order that needs no memory: steps of a random size that takes in every one. */

@@ -38,7 +38,10 @@ export interface VolleyOptions {
   /** This leg and those after it are free. */
   readonly firstLeg: Leg;
   readonly guess: PortGuess;
-  /** Routers that its packets may pass (primer.ts); undefined: all. */
+  /**
+   * Routers that its packets may pass (primer.ts); undefined: all. Who meets sends each packet twice then, the first time with so many
+   * hops: half of the packets make mappings before anything of the peer's can be there, and the other half go through them.
+   */
   readonly hops: number | undefined;
   /** The transaction of the first probe; the others follow. */
   readonly firstTransaction: number;
@@ -51,6 +54,8 @@ export class Volley {
   readonly startedAt: Instant;
   readonly #options: VolleyOptions;
   readonly #sentAt: Instant[] = [];
+  /** What was sent with few hops and goes all the way later. */
+  readonly #primed: { readonly socket: number; readonly port: number }[] = [];
   readonly #actions: VolleyAction[] = [];
   readonly #packets: number;
   #legsOpened = 0;
@@ -125,14 +130,24 @@ export class Volley {
   }
 
   #sendNext(now: Instant): void {
-    const { plan, target, guess, firstTransaction, hops } = this.#options;
+    const { plan, target, firstTransaction } = this.#options;
     const index = this.packetsSent;
-    const socket = plan.role === "guess" ? 0 : index % plan.sockets;
-    const port = plan.role === "spread" ? target.port : guess(socket, index);
+    const { socket, port, hops } = this.#aim(index);
     const transaction = (firstTransaction + index) >>> 0;
     const leg = plan.role === "guess" ? this.#options.dataLeg : this.#leg(socket);
     this.#sentAt.push(now);
     this.#actions.push({ type: "probe", leg, to: packAddress({ ip: target.ip, port }), transaction, hops });
+  }
+
+  #aim(index: number): { readonly socket: number; readonly port: number; readonly hops: number | undefined } {
+    const { plan, target, guess, hops } = this.#options;
+    const isTwice = plan.role === "meet" && hops !== undefined;
+    const again = isTwice ? this.#primed[index - Math.ceil(this.#packets / 2)] : undefined;
+    if (again !== undefined) return { ...again, hops: undefined };
+    const socket = plan.role === "guess" ? 0 : index % plan.sockets;
+    const port = plan.role === "spread" ? target.port : guess(socket, index);
+    if (isTwice) this.#primed.push({ socket, port });
+    return { socket, port, hops };
   }
 
   /** Opened when it is first needed, so that sockets and mappings appear at the planned rate. */

@@ -41,7 +41,7 @@ async function join(name: string): Promise<void> {
   });
   const socket = new WebSocket(url.replace(/^http/, "ws") + SIGNAL_PATH);
   socket.binaryType = "arraybuffer";
-  const send = (bytes: Uint8Array): void => void socket.send(Uint8Array.from(bytes));
+  const send = (bytes: Uint8Array): void => socket.send(Uint8Array.from(bytes));
   socket.onopen = () => send(channel.start());
   socket.onclose = ({ reason }) => reject(new Error(`"${name}" lost its connection: ${reason}`));
   socket.onmessage = ({ data }) => {

@@ -22,6 +22,8 @@ export interface NatBehavior {
    * port-dependent.
    */
   readonly overloads?: boolean;
+  /** Packets from inside to its own external address turn round. */
+  readonly hairpin?: boolean;
 }
 
 export type PortAllocation =

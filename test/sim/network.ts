@@ -15,6 +15,8 @@ export type Receive = (bytes: Uint8Array, from: TransportAddress) => void;
 export interface Site {
   readonly nat: Nat;
   readonly lanPrefix: string;
+  /** A second NAT between the first one and the core, perhaps for several sites. */
+  readonly carrier?: Nat;
 }
 
 export interface Delay {
@@ -56,7 +58,14 @@ export class Host {
   }
 
   get publicIp(): string {
-    return this.site?.nat.externalIp ?? this.ip;
+    return this.nats.at(-1)?.externalIp ?? this.ip;
+  }
+
+  /** Between it and the core, the nearest first. */
+  get nats(): readonly Nat[] {
+    const { site } = this;
+    if (site === undefined) return [];
+    return site.carrier === undefined ? [site.nat] : [site.nat, site.carrier];
   }
 }
 
@@ -99,20 +108,26 @@ export class Network {
   send(host: Host, sourcePort: number, to: TransportAddress, bytes: Uint8Array): void {
     host.sentTo.set(to.ip, (host.sentTo.get(to.ip) ?? 0) + 1);
     if (host.isUdpBlocked || host.isOffline || bytes.length + HEADER_BYTES > host.linkMtu) return;
-    const from = { ip: host.ip, port: sourcePort };
+    let from: TransportAddress = { ip: host.ip, port: sourcePort };
     const { site } = host;
     if (site !== undefined && to.ip.startsWith(site.lanPrefix)) {
       const neighbour = this.#byPublicIp.get(host.publicIp)?.find((other) => other.ip === to.ip);
       if (neighbour !== undefined) this.#clock.after(LAN_DELAY_MS, () => deliver(neighbour, to.port, from, bytes));
       return;
     }
-    const seenFrom = site === undefined ? from : site.nat.outbound(from, to, this.#clock.now);
-    if (seenFrom === undefined) return;
-    // A NAT does not turn packets back to its own inside: hairpinning is off.
-    if (to.ip === host.publicIp || this.#random.chance(this.lossPercent)) return;
-    this.tap?.({ from: seenFrom, to, bytes });
-    if (this.swallows?.({ from: seenFrom, to, bytes }) === true) return;
-    this.inject({ from: seenFrom, to, bytes }, host.delay.upMs);
+    for (const nat of host.nats) {
+      const seenFrom = nat.outbound(from, to, this.#clock.now);
+      if (seenFrom === undefined) return;
+      from = seenFrom;
+      if (to.ip !== nat.externalIp) continue;
+      // Back to the inside, if this NAT does that.
+      if (nat.behavior.hairpin === true) this.#clock.after(LAN_DELAY_MS, () => this.#enter(nat, to, from, bytes));
+      return;
+    }
+    if (this.#random.chance(this.lossPercent)) return;
+    this.tap?.({ from, to, bytes });
+    if (this.swallows?.({ from, to, bytes }) === true) return;
+    this.inject({ from, to, bytes }, host.delay.upMs);
   }
 
   /** Puts a datagram into the core, from wherever it says it is: what an attacker does. */
@@ -124,15 +139,26 @@ export class Network {
   }
 
   #arrive(to: TransportAddress, from: TransportAddress, bytes: Uint8Array): void {
-    const hosts = this.#byPublicIp.get(to.ip) ?? [];
-    const nat = hosts[0]?.site?.nat;
-    if (nat === undefined) {
-      if (hosts[0] !== undefined) deliver(hosts[0], to.port, from, bytes);
+    const host = this.#byPublicIp.get(to.ip)?.[0];
+    const nat = host?.nats.at(-1);
+    if (nat !== undefined) this.#enter(nat, to, from, bytes);
+    else if (host !== undefined) deliver(host, to.port, from, bytes);
+  }
+
+  /** From outside through this NAT, and through the one behind it if there is one. */
+  #enter(nat: Nat, to: TransportAddress, from: TransportAddress, bytes: Uint8Array): void {
+    const inside = nat.inbound(to.port, from, this.#clock.now);
+    if (inside === undefined) return;
+    const behind = [...this.#byPublicIp.values()].flat().filter((host) => host.nats.includes(nat));
+    const next = behind
+      .flatMap(({ site }) => site ?? [])
+      .find((site) => site.nat !== nat && site.nat.externalIp === inside.ip);
+    if (next !== undefined) {
+      this.#enter(next.nat, inside, from, bytes);
       return;
     }
-    const inside = nat.inbound(to.port, from, this.#clock.now);
-    const host = inside === undefined ? undefined : hosts.find((other) => other.ip === inside.ip);
-    if (host !== undefined && inside !== undefined) deliver(host, inside.port, from, bytes);
+    const host = behind.find((other) => other.ip === inside.ip);
+    if (host !== undefined) deliver(host, inside.port, from, bytes);
   }
 }
 

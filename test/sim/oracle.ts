@@ -66,5 +66,19 @@ function sureOf({ allocation, overloads }: NatBehavior): { readonly size: number
   return overloads === true ? { size: allocation.size } : "luck";
 }
 
+const stricter = <T>(order: readonly T[], a: T, b: T): T => (order.indexOf(a) < order.indexOf(b) ? b : a);
+
+/**
+ * A home's NAT, which has endpoint-independent mapping, behind a carrier's: as one NAT that maps as the carrier's does, and lets in what both
+ * let in.
+ */
+export function behindCarrier(home: NatBehavior, carrier: NatBehavior): NatBehavior {
+  return {
+    ...carrier,
+    filtering: stricter(FILTERINGS, home.filtering, carrier.filtering),
+    ...(carrier.filtering === "endpoint-independent" ? { filterPerMapping: false } : {}),
+  };
+}
+
 export const directPathExpected = (a: NatBehavior, b: NatBehavior): boolean =>
   !defeats(a, b) && !defeats(b, a) && !(isUnreachable(a) && isUnreachable(b));

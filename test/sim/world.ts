@@ -44,11 +44,17 @@ export class World {
     this.hostile = new HostileCoordinator(this.coordinator, this.random);
   }
 
-  addSite(nat: NatBehavior): Site {
+  /** @param carrier the NAT between this one and the core: then its own external address is one of the carrier's network */
+  addSite(nat: NatBehavior, carrier?: Nat): Site {
     const index = ++this.#sites;
-    const externalIp = `198.51.${100 + (index >> 8)}.${index & 255}`;
+    const externalIp = carrier === undefined ? publicIpOf(index) : `100.127.${index >> 8}.${index & 255}`;
     const lanPrefix = nat.mapping === "none" ? externalIp : `10.${index >> 8}.${index & 255}.`;
-    return { nat: new Nat(externalIp, nat, this.random), lanPrefix };
+    const site = { nat: new Nat(externalIp, nat, this.random), lanPrefix };
+    return carrier === undefined ? site : { ...site, carrier };
+  }
+
+  addCarrier(nat: NatBehavior): Nat {
+    return new Nat(publicIpOf(++this.#sites), nat, this.random);
   }
 
   /** An agent in a site of its own, in a given one, or with a public address. It does not run yet. */
@@ -115,6 +121,8 @@ export class World {
     return this.clock.now;
   }
 }
+
+const publicIpOf = (index: number): string => `198.51.${100 + (index >> 8)}.${index & 255}`;
 
 /** Do both have a direct path to the other? */
 export const areDirect = (a: SimAgent, b: SimAgent): boolean => a.isDirectTo(b.id) && b.isDirectTo(a.id);

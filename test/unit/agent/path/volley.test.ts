@@ -82,6 +82,18 @@ test("sides that meet use their sockets in turn, each for many ports", () => {
   ).toEqual([FIRST_LEG, FIRST_LEG + 1, FIRST_LEG + 2]);
 });
 
+test("sides that meet with few hops send half of their packets twice: first those that die, then the same all the way", () => {
+  const { run, probes } = volley({ role: "meet", sockets: 16, probes: 301 }, 4);
+  run();
+  const said = probes().map(({ leg, to, hops }) => ({ leg, port: unpackAddress(to).port, hops }));
+  expect(said).toHaveLength(301);
+  const [first, again] = [said.slice(0, 151), said.slice(151)];
+  expect(first.every(({ hops }) => hops === 4)).toBe(true);
+  expect(new Set(first.map(({ port }) => port)).size).toBe(151);
+  expect(again).toEqual(first.slice(0, 150).map((probe) => ({ ...probe, hops: undefined })));
+  expect(new Set(probes().map(({ transaction }) => transaction)).size).toBe(301);
+});
+
 describe("the rate", () => {
   test("is kept in every tenth of a second", () => {
     const { run, probes } = volley({ role: "guess", probes: 1000 });
