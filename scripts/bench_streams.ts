@@ -87,7 +87,9 @@ if (isWanted("throughput") || isWanted("first-byte")) for (const lossPercent of 
 if (isWanted("memory")) await measureMemory();
 
 const kernel = readFileSync("/proc/sys/net/ipv4/tcp_congestion_control", "utf8").trim();
-console.log(`\n${rounds} rounds at ${values["round-trip"]} ms; median (lowest to highest); the kernel's TCP uses ${kernel}`);
+console.log(
+  `\n${rounds} rounds at ${values["round-trip"]} ms; median (lowest to highest); the kernel's TCP uses ${kernel}`,
+);
 for (const figure of new Set(samples.map((sample) => sample.figure))) printTable(figure);
 if (values.json !== undefined) {
   const report = { schema: 2, at: new Date().toISOString(), roundTripMs: Number(values["round-trip"]), samples };

@@ -60,7 +60,9 @@ test(`${CONNECTIONS} connections are open at once, each with its own bytes, and 
   expect(served).toBe(CONNECTIONS);
   const growth = [nas, laptop].map((agent, i) => (residentBytes(agent.process) ?? 0) - (before[i] ?? 0));
   const perConnection = growth.map((bytes) => `${(bytes / CONNECTIONS / 1024).toFixed(1)} KiB`);
-  console.log(`${CONNECTIONS} connections in ${seconds.toFixed(1)} s; the agents grew by ${perConnection.join(" and ")} each`);
+  console.log(
+    `${CONNECTIONS} connections in ${seconds.toFixed(1)} s; the agents grew by ${perConnection.join(" and ")} each`,
+  );
   // Once more on all of them, now that all are open; then each ends its direction and gets the other's end.
   await Promise.all(connections.map((connection) => connection.exchange()));
   await Promise.all(connections.map((connection) => connection.end()));

@@ -52,7 +52,12 @@ beforeAll(async () => {
   const key = ["--key", coordinator.joinKey];
   nas = stage.agent([coordinator.url, "--name", "nas", ...key, "--expose", exposed]);
   await nas.joined();
-  const forwards = [`0:nas:${web.port}`, `0:nas.mesh:${echoPort}`, `0:nas:${source.port}`, `udp:0:nas:${udp.port}`].join(",");
+  const forwards = [
+    `0:nas:${web.port}`,
+    `0:nas.mesh:${echoPort}`,
+    `0:nas:${source.port}`,
+    `udp:0:nas:${udp.port}`,
+  ].join(",");
   laptop = stage.agent([coordinator.url, "--name", "laptop", ...key, "--socks", "0", "--forward", forwards]);
   await laptop.joined();
   expect((await laptop.command("wait", "--for", "direct=nas", "--timeout", "10")).code).toBe(0);

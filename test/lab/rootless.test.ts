@@ -127,7 +127,9 @@ test("a peer that is killed and started again ends its connections at once; one 
 
 /** Longer than CI has: the stated time of half a minute, with real connections. Its arithmetic is stream_mux.test.ts's in virtual time. */
 describe.skipIf(process.env["LAB_FULL"] !== "1")("a peer's machine that is cut off for good", () => {
-  test("ends busy and idle connections by a reset at both ends, 30 seconds after its last word", { timeout: 60_000 }, async () => {
+  test("ends busy and idle connections by a reset at both ends, 30 seconds after its last word", {
+    timeout: 60_000,
+  }, async () => {
     await withLab({ sites: [...SITES] }, async (lab) => {
       const [laptop, nas] = await rootlessPair(lab);
       const at = (host: Host, ...words: string[]) => host.spawn([process.execPath, CONNECTION, ...words]);
@@ -135,7 +137,8 @@ describe.skipIf(process.env["LAB_FULL"] !== "1")("a peer's machine that is cut o
       await server.waitFor("its port", ({ text }) => text === "ready" || undefined, 5000);
       const client = at(laptop.host, "connect", "8001");
       for (const end of [server, client]) {
-        for (const kind of ["busy", "idle"]) await end.waitFor(kind, ({ text }) => text === `${kind} open` || undefined, 5000);
+        for (const kind of ["busy", "idle"])
+          await end.waitFor(kind, ({ text }) => text === `${kind} open` || undefined, 5000);
       }
       await sleep(1000);
       const cutAt = performance.now();

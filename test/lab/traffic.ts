@@ -57,7 +57,9 @@ switch (mode) {
     console.log("ready");
     break;
   default:
-    console.error("Usage: bun traffic.ts serve|rtt|send|http-serve|http-get|greet|first-byte|hold ADDRESS PORT [COUNT|BYTES]");
+    console.error(
+      "Usage: bun traffic.ts serve|rtt|send|http-serve|http-get|greet|first-byte|hold ADDRESS PORT [COUNT|BYTES]",
+    );
     process.exit(2);
 }
 

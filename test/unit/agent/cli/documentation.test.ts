@@ -11,11 +11,6 @@ const KEY = "tmk_oeumxl3g_l7aerdih267xlyjtvtpn6rgq563j64s2_zdbfrp6k3zx37x5cexnk4
 /** What OpenSSH puts in before it runs a ProxyCommand. */
 const SSH_TOKENS: Readonly<Record<string, string>> = { "%h": "nas", "%p": "22" };
 
-interface Shown {
-  readonly where: string;
-  readonly words: readonly string[];
-}
-
 const shown = FILES.flatMap((file) => {
   const text = readFileSync(join(ROOT, file), "utf8");
   // Of code alone: a block's lines, or what stands between backticks, perhaps over the end of a line.
