@@ -30,7 +30,9 @@ for (const stream of [process.stdout, process.stderr]) {
 const exitCode = await runCommandLine(argv, processHost(), stop.signal);
 // Output to a pipe may still be on its way: a status of a large mesh is more than a pipe holds. An agent that stops does not wait for ever
 // for whoever should read its log.
-const written = [process.stdout, process.stderr].map(async (stream) => new Promise((resolve) => stream.end(resolve)));
+const written = [process.stdout, process.stderr].map(
+  async (stream) => new Promise<void>((resolve) => stream.end(() => resolve())),
+);
 await Promise.race([
   Promise.all(written),
   ...(argv[0] === "up" ? [new Promise((resolve) => setTimeout(resolve, LOG_FLUSH_MS))] : []),
