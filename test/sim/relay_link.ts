@@ -28,6 +28,7 @@ const CLOSE_DELAY_MS = 250;
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
 const MAX_WANTED_RETRY_MS = 1500;
+const WANTED_POLL_MS = 1000;
 const CONNECT_TIMEOUT_MS = 2500;
 /** Until the first frame can pass, in round trips: a token, TCP and the upgrade; TCP, versions, keys, service, login, channel. */
 const OPEN_ROUND_TRIPS: Readonly<Record<RelayLeg, number>> = { websocket: 3, ssh: 6 };
@@ -178,16 +179,25 @@ export class RelayLinks {
 
   #lost(kind: RelayLeg, stream: Stream): void {
     if (this.#streams.get(kind) !== stream) return;
-    const { clock, random } = this.#options;
+    const { random } = this.#options;
     this.#streams.delete(kind);
     if (stream.isUp && this.#options.isSignalling()) this.#options.tellLost(kind);
     this.#close(stream);
     if (this.#isStopped) return;
     const waitMs = this.#waits[kind] * (0.5 + random.next());
     this.#waits[kind] = Math.min(this.#waits[kind] * 2, MAX_RETRY_MS);
-    const isWanted = this.#options.isWanted(kind);
-    clock.after(isWanted ? Math.min(waitMs, MAX_WANTED_RETRY_MS) : waitMs, () => this.#connect(kind));
+    this.#wait(kind, waitMs);
     this.#options.onState(kind, false);
+  }
+
+  /** A peer may come to want it meanwhile. */
+  #wait(kind: RelayLeg, leftMs: number): void {
+    const { clock, isWanted } = this.#options;
+    const waitMs = Math.min(leftMs, isWanted(kind) ? MAX_WANTED_RETRY_MS : WANTED_POLL_MS);
+    clock.after(waitMs, () => {
+      if (leftMs <= waitMs || isWanted(kind)) this.#connect(kind);
+      else this.#wait(kind, leftMs - waitMs);
+    });
   }
 
   #close(stream: Stream): void {
