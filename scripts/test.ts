@@ -17,7 +17,7 @@ Format, lint and types; unit tests, golden bytes and the short simulation under 
 the shared tests under Deno; the whole product on loopback; one case of each NAT type on kernel NATs.
 Under 6 minutes on two cores. The last line says "N passed, N failed"; exit code 1 if anything failed.
 
-  --all      what .ci/run does: the whole lab instead of one case of each type, and the long simulation
+  --all      what .ci/run does: the whole lab instead of one case of each type, and the long simulations
   --help     this text`;
 
 /** Far longer than any step takes: a step that hangs must not hang the build. */
@@ -84,7 +84,15 @@ const steps: readonly Step[] = [
     report: labReport,
   },
   // Always the same worlds, so that a red build is this change's doing; `npm run sim` alone looks at new ones each time.
-  ...(isAll ? [{ title: "long simulation", command: ["bun", "scripts/sim.ts", "--from", "1", "--seeds", "600"] }] : []),
+  ...(isAll
+    ? [
+        { title: "long simulation", command: ["bun", "scripts/sim.ts", "--from", "1", "--seeds", "600"] },
+        {
+          title: "long simulation of the ladder",
+          command: ["bun", "scripts/sim.ts", "--ladder", "--from", "1", "--seeds", "60"],
+        },
+      ]
+    : []),
 ];
 
 const reports = mkdtempSync(join(tmpdir(), "tunnelmesh-test-"));

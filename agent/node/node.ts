@@ -539,8 +539,11 @@ export class Node {
         if (from !== undefined) peer.paths.handleProbeAnswer(message, report.leg, from, report.at);
         break;
       case "echo":
-        peer.usedAt = now;
-        peer.paths.setInUse(true, now);
+        // A ping is use; the measuring of a relayed path would keep it in use at both ends for ever.
+        if (message.sequence !== OWN_ECHO) {
+          peer.usedAt = now;
+          peer.paths.setInUse(true, now);
+        }
         this.#outbox.sendControl(peer, { leg: report.leg, to: report.from }, { ...message, type: "echo_answer" });
         break;
       case "echo_answer": {

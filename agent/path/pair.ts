@@ -53,6 +53,8 @@ export class Pair {
   provenAt: Instant | undefined;
   /** Where the answer came from: another port than `remote` when both NATs use one per destination. */
   answersFrom: TransportAddress | undefined;
+  /** Where the peer sees us, by its newest answer. */
+  seenFrom: TransportAddress | undefined;
   /** Newest authentic frame of any kind. */
   receivedAt: Instant | undefined;
   /** Newest authentic frame that was no probe. */

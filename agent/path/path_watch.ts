@@ -121,7 +121,7 @@ export class PathWatch {
     if (this.#countsFrom === undefined || now >= this.#countsFrom) this.#delivery.onSent(counts, now);
   }
 
-  /** Traffic has moved to this rung, or away: for a moment the receiver may hold packets back to keep their order. */
+  /** Traffic has moved to this rung, or away, or we to another address: for a moment the receiver's reports may come late, or go astray. */
   onRungChange(now: Instant): void {
     this.#delivery.restart();
     this.#countsFrom = after(now, MOVED_MS);

@@ -10,7 +10,7 @@
  * frozen, checks are sealed probes instead of STUN, an answer may come from another address than the one probed (§7.2.5.2.1), and each
  * side selects for itself, at any time, without nomination.
  */
-import { isIPv6, isProbeable, type TransportAddress } from "../../shared/address.ts";
+import { isIPv6, isProbeable, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { CandidateList } from "../../shared/wire/candidates.ts";
 import type { ControlMessage } from "../../shared/wire/control.ts";
@@ -315,6 +315,10 @@ export class PeerPaths {
       this.#provenByVolley(message.transaction, leg, from, now);
     if (pair === undefined) return;
     pair.answersFrom = from;
+    // Our router has another address or port for us: until the peer has followed, its reports go where we are no more.
+    const hasMoved = pair.seenFrom !== undefined && !sameTransportAddress(pair.seenFrom, message.seenFrom);
+    if (hasMoved && pair === this.#selected) this.#watch.onRungChange(now);
+    pair.seenFrom = message.seenFrom;
     if (!pair.isLocal) this.#actions.push({ type: "seen", leg, address: message.seenFrom });
     // Should the pair be forgotten one day, it is not held to the probes of this time.
     this.#untrustedProbes.forget(pair.remote);

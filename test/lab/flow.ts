@@ -82,7 +82,8 @@ async function send(address: string, port: number, perSecond: number, seconds: n
       const message = Buffer.alloc(bytes);
       message.writeUInt32BE(number, 0);
       message.writeDoubleBE(wallClock(), 4);
-      socket.send(message);
+      // Without a route there is nobody to tell.
+      socket.send(message, () => undefined);
     }
     await new Promise((resolve) => setTimeout(resolve, 1));
   }

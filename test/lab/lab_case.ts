@@ -1,9 +1,8 @@
 /** One test case of the lab: a fresh topology, taken down whatever happens, its programs' output printed when the case fails. */
+import { IS_FULL } from "./series.ts";
 import { createLab, type Lab, type LabOptions } from "./topology.ts";
 
-/** Every repetition and every figure: targets are judged then, on a machine that does nothing else. */
-export const IS_FULL = process.env["LAB_FULL"] === "1";
-/** Times that a limit is its target: otherwise two labs share two cores with whatever else runs there. */
+/** Times that a limit is its target: the full run judges targets; otherwise two labs share two cores with whatever else runs there. */
 export const SLACK = IS_FULL ? 1 : 3;
 
 export async function withLab<T>(options: LabOptions, body: (lab: Lab) => Promise<T>): Promise<T> {

@@ -3,9 +3,10 @@
  * captive portal, the coordinator restarts or stays away under relayed traffic, the only proxy dies, a path comes and goes.
  */
 import { expect, test } from "vitest";
-import { IS_FULL, SLACK, withLab } from "./lab_case.ts";
+import { SLACK, withLab } from "./lab_case.ts";
 import { bothDirect, startAgent, startCoordinator, startPair, transferFile } from "./mesh.ts";
 import { sleep, tellFlow, withFlow } from "./numbered_flow.ts";
+import { IS_FULL } from "./series.ts";
 import { forwardNothing, startTinyproxy } from "./proxy_site.ts";
 
 const BACK_MS = SLACK * 1000;

@@ -3,9 +3,10 @@
  * public address, an interface that nobody uses comes and goes. 1000 numbered packets a second run inside the TUN, and a file goes over one TCP connection.
  */
 import { describe, expect, test } from "vitest";
-import { IS_FULL, SLACK, withLab } from "./lab_case.ts";
+import { SLACK, withLab } from "./lab_case.ts";
 import { bothDirect, type MeshAgent, startPair, transferFile } from "./mesh.ts";
 import { faults, type FlowReport, NO_FAULTS, sleep, tellFlow, withFlow } from "./numbered_flow.ts";
+import { IS_FULL } from "./series.ts";
 import type { Site } from "./topology.ts";
 
 /** PRODUCT.md: roaming and reboots of the router. */

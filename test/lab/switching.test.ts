@@ -4,9 +4,10 @@
  * A planned switch loses, duplicates and reorders nothing. A silent death is left within a second; what it costs is measured.
  */
 import { describe, expect, test } from "vitest";
-import { IS_FULL, SLACK, withLab } from "./lab_case.ts";
+import { SLACK, withLab } from "./lab_case.ts";
 import { bothDirect, startAgent, startCoordinator, startPair, transferFile } from "./mesh.ts";
 import { faults, NO_FAULTS, sleep, tellFlow, withFlow } from "./numbered_flow.ts";
+import { IS_FULL } from "./series.ts";
 
 /** PRODUCT.md: a silent death is left within a second, an opening found within five. */
 const LEFT_WITHIN_MS = SLACK * 1000;

@@ -34,6 +34,9 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   #hub: Hub | undefined;
   #relay: RelayHub | undefined;
   readonly #relayClients = new Map<number, RelayClient>();
+  readonly #legOwners = new Map<number, PeerId>();
+  /** Sees every frame that comes in by a relay. */
+  tap: ((from: PeerId, frame: Uint8Array) => void) | undefined;
   #nextLeg = 1;
   #isRelaying = false;
   #stun: StunServer | undefined;
@@ -84,6 +87,7 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   openRelay(peer: PeerId, kind: RelayLeg, client: RelayClient): number {
     const leg = this.#nextLeg++;
     this.#relayClients.set(leg, client);
+    this.#legOwners.set(leg, peer);
     this.#relayStep({ type: "leg_opened", leg, peer, kind });
     return leg;
   }
@@ -97,6 +101,8 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   }
 
   sendRelay(leg: number, frames: readonly { readonly to: PeerId; readonly frame: Uint8Array }[]): void {
+    const from = this.#legOwners.get(leg);
+    if (from !== undefined) for (const { frame } of frames) this.tap?.(from, frame);
     this.#relayStep({ type: "frames", leg, frames });
   }
 
