@@ -93,14 +93,21 @@ export class Bench {
   }
 
   /** The peer's answer to the newest probe to `to`, from there or from `from`. */
-  answer(to: TransportAddress, options: { readonly answered?: boolean; readonly from?: TransportAddress } = {}): void {
+  answer(
+    to: TransportAddress,
+    options: {
+      readonly answered?: boolean;
+      readonly from?: TransportAddress;
+      readonly seenFrom?: TransportAddress;
+    } = {},
+  ): void {
     const probe = this.probesTo(to).at(-1);
     if (probe === undefined) throw new Error(`No probe has gone to ${to.ip}:${to.port}`);
     const message = {
       type: "probe_answer",
       transaction: probe.transaction,
       answered: options.answered ?? false,
-      seenFrom: { ip: "198.51.100.200", port: 1 },
+      seenFrom: options.seenFrom ?? { ip: "198.51.100.200", port: 1 },
     } as const;
     this.paths.handleProbeAnswer(message, LEG, options.from ?? to, this.now);
     this.#drain();

@@ -556,6 +556,39 @@ describe("what the receiver reports", () => {
     expect(bench.paths.selected?.remote).toEqual(PUBLIC);
   });
 
+  test("ends a path after three unanswered probes, where five would be asked of one that is merely quiet", () => {
+    const bench = direct(40);
+    bench.do((paths, now) => paths.handleDeliveryReport({ small: 1, large: 0 }, now));
+    const startedAt = bench.now;
+    for (let i = 0; i < 10 && bench.paths.selected !== undefined; i++) {
+      bench.do((paths, now) => paths.handleTraffic(SMALL, NONE, now));
+      bench.pass(100);
+    }
+    expect(bench.paths.selected).toBeUndefined();
+    expect(bench.now - startedAt).toBeLessThanOrEqual(600);
+  });
+
+  test("is not missed while the peer still sends it to an address that our router has given up", () => {
+    const leave = (seenFrom: TransportAddress): number => {
+      const bench = direct(40);
+      bench.do((paths, now) => paths.handleDeliveryReport({ small: 1, large: 0 }, now));
+      const startedAt = bench.now;
+      for (let i = 0; i < 50; i++) {
+        bench.do((paths, now) => paths.handleTraffic(SMALL, NONE, now));
+        bench.pass(100, () => {
+          if (bench.probesTo(PUBLIC).at(-1)?.at === bench.now) bench.answer(PUBLIC, { seenFrom });
+        });
+      }
+      const left = bench.selections.find(({ pair }) => pair === undefined);
+      return left === undefined ? Number.POSITIVE_INFINITY : left.at - startedAt;
+    };
+    const known = leave({ ip: "198.51.100.200", port: 1 });
+    expect(known).toBeLessThanOrEqual(800);
+    const moved = leave({ ip: "198.51.100.201", port: 1 });
+    expect(moved).toBeGreaterThan(known + 800);
+    expect(moved).toBeLessThanOrEqual(known + 1500);
+  });
+
   test("says nothing by its absence, when the peer has never reported", () => {
     const bench = direct(40);
     for (let i = 0; i < 30; i++) {
