@@ -8,6 +8,7 @@ import { packAddress, unpackAddress } from "../../../shared/address.ts";
 /** See echo_worker.ts; that file cannot be imported here, it runs when imported. */
 const ECHO = 1;
 const THROW = 3;
+const BATCH = 4;
 const TIMER_MS = 30;
 const EBADF = 9;
 
@@ -50,6 +51,21 @@ describe.each(kinds)("the %s engine", (kind) => {
     for (let i = 0; i < 200; i++) seen.push((await a.next("datagram")).bytes[1]);
 
     expect(seen).toEqual(Array.from({ length: 200 }, (_, i) => i));
+  });
+
+  test("sends a batch as one datagram for each frame, the last of them shorter", async () => {
+    const a = await start(kind);
+    const own = await a.open(1, "127.0.0.1", 4);
+    const frameBytes = 1400;
+    const frames = Array.from({ length: 40 }, (_, i) =>
+      new Uint8Array(i === 39 ? 17 : frameBytes).fill(i).fill(0, 0, 1),
+    );
+
+    a.send(1, own, Uint8Array.of(BATCH, frameBytes >> 8, frameBytes & 0xff, ...frames.flatMap((frame) => [...frame])));
+    const seen: Uint8Array[] = [];
+    for (let i = 0; i < 40; i++) seen.push((await a.next("datagram")).bytes);
+
+    expect(seen).toEqual(frames);
   });
 
   test("holds 400 sockets at once and closes them again", async () => {

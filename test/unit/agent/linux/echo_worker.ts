@@ -8,6 +8,8 @@ import { PlainPlane } from "./plain_plane.ts";
 export const ECHO = 1;
 export const COUNT = 2;
 export const THROW = 3;
+/** To be sent: what follows the next two bytes, as frames of the size that they say. */
+export const BATCH = 4;
 /** `remove_peer` with this slot ends the worker with an exception. */
 export const TIMER_MS = 30;
 
@@ -24,7 +26,10 @@ class EchoPlane extends PlainPlane {
   handleCommand(command: PlaneCommand, now: Instant): void {
     if (command.type === "send_datagram") {
       const { leg, to } = command.path;
-      const errno = this.#io.transmit(leg, to, command.bytes, command.bytes.length);
+      const isBatch = command.bytes[0] === BATCH;
+      const bytes = isBatch ? command.bytes.subarray(3) : command.bytes;
+      const frameBytes = isBatch ? ((command.bytes[1] ?? 0) << 8) | (command.bytes[2] ?? 0) : bytes.length;
+      const errno = this.#io.transmit(leg, to, bytes, frameBytes);
       if (errno !== 0) this.#io.report({ type: "send_failed", leg, to, errno, at: now });
     } else if (command.type === "read_counters") {
       this.#io.report({ type: "counters", peers: [], drops: { counted: this.#counted } });
