@@ -321,6 +321,9 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
     (_options: object, shell: Shell) => ({ command: "completion", options: { shell } }),
   );
   define("version", "print the version", [], json, (options: { json: boolean }) => ({ command: "version", options }));
+  agent(program.command("forget-names", { hidden: true })).action((options: AgentChoice, command: Command) =>
+    run(command, () => ({ command: "forget-names", options })),
+  );
   program
     .command("complete", { hidden: true })
     .argument("[words...]")

@@ -3,6 +3,7 @@
  */
 import { existsSync } from "node:fs";
 import { assertNever } from "../../shared/assert.ts";
+import { HostsFile, isHostsFileOurs } from "../driver/names/hosts_file.ts";
 import { LocalClient } from "../local/client.ts";
 import { streamSocketPath } from "../local/contract.ts";
 import type { Netcheck, WaitCondition } from "../local/contract.ts";
@@ -159,6 +160,11 @@ export async function execute(
       return print(COMPLETION_SCRIPT[invocation.options.shell]);
     case "complete":
       return print(await complete(invocation.options.words, host));
+    case "forget-names":
+      if (isHostsFileOurs() && !isStateDirInUse(stateDirOf(invocation.options.stateDir, host.account))) {
+        new HostsFile().clear();
+      }
+      return EXIT.ok;
     case "service install":
     case "service uninstall":
     case "service status":

@@ -133,6 +133,8 @@ export type Invocation =
   | { readonly command: "service status"; readonly options: { readonly json: boolean } }
   | { readonly command: "jump-key"; readonly options: JumpKeyOptions }
   | { readonly command: "completion"; readonly options: { readonly shell: Shell } }
+  /** For what is left behind by an agent that was killed: takes its names out of /etc/hosts, unless another runs by now. */
+  | { readonly command: "forget-names"; readonly options: AgentChoice }
   /** For the scripts of `completion`: the words before the cursor, the last of which is being typed. */
   | { readonly command: "complete"; readonly options: { readonly words: readonly string[] } }
   | { readonly command: "version"; readonly options: { readonly json: boolean } }

@@ -13,7 +13,7 @@ export async function runAgent(config: AgentConfig, signal: AbortSignal): Promis
   const agent = await MeshAgent.start(config);
   const streams = await startStreams(agent);
   const stopped = Promise.withResolvers<string>();
-  const names = MeshNames.start(namesSource(agent), log, config.dns);
+  const names = MeshNames.start(namesSource(agent), log, config.dns, state.dir);
   const control = new Control(
     agent,
     streams,

@@ -14,7 +14,7 @@ import type { Host, Lab, Machine } from "./topology.ts";
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const DENO = join(ROOT, "node_modules", ".bin", "deno");
 /** The agent under test; LAB_AGENT names another build, such as that of a release. */
-const AGENT = process.env["LAB_AGENT"] ?? join(ROOT, "dist", "tunnelmesh-agent");
+export const AGENT = process.env["LAB_AGENT"] ?? join(ROOT, "dist", "tunnelmesh-agent");
 const TRAFFIC = fileURLToPath(new URL("traffic.ts", import.meta.url));
 /** Deno checks and starts the coordinator in about a second, on a machine that two labs share. */
 const READY_TIMEOUT_MS = 15_000;

@@ -5,8 +5,18 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
+import { unitText } from "../../agent/cli/service/unit.ts";
 import { withLab } from "./lab_case.ts";
-import { bothDirect, type MeshAgent, serving, startAgent, startCoordinator, startPair, transferFile } from "./mesh.ts";
+import {
+  AGENT,
+  bothDirect,
+  type MeshAgent,
+  serving,
+  startAgent,
+  startCoordinator,
+  startPair,
+  transferFile,
+} from "./mesh.ts";
 import { NameWorld, noResolvedBecause } from "./name_world.ts";
 import type { Lab } from "./topology.ts";
 
@@ -67,10 +77,27 @@ describe("without systemd-resolved", () => {
       expect(world.hosts.startsWith(world.hostsAtFirst)).toBe(true);
       expect(await fetched(world, two, "h2-1")).toBe(100_000);
 
+      // What watches it takes its names out, although it got no chance to.
       await one.kill();
+      await expect.poll(() => world.hosts, { timeout: 5000 }).toBe(world.hostsAtFirst);
       expect(await world.lookup("crashed.example")).toBe("192.0.2.80 crashed.example");
+
+      // With everything killed at once, what the unit runs after the service does the same,
+      const second = await start();
+      await installed(second, "hosts file");
+      await killWithWatcher(second);
       expect(world.hosts).toContain("h2-1.mesh");
-      // The next start takes it out, even one that leaves names alone.
+      await world.run([...afterService(), "--state-dir", second.stateDir]);
+      expect(world.hosts).toBe(world.hostsAtFirst);
+
+      // and the next start, even one that leaves names alone.
+      const third = await start();
+      await installed(third, "hosts file");
+      // Not while an agent runs.
+      await world.run([...afterService(), "--state-dir", third.stateDir]);
+      expect(world.hosts).toContain("h2-1.mesh");
+      await killWithWatcher(third);
+      expect(world.hosts).toContain("h2-1.mesh");
       const without = await start("--no-dns");
       expect(world.hosts).toBe(world.hostsAtFirst);
       expect((await namesOf(without)).message).toBe("switched off by --no-dns");
@@ -138,6 +165,20 @@ const namesOf = async (agent: MeshAgent): Promise<Names> =>
 const installed = async (agent: MeshAgent, how: string): Promise<void> => {
   await expect.poll(async () => (await namesOf(agent)).how, { timeout: 8000, interval: 100 }).toBe(how);
 };
+
+/** As `systemctl kill --signal=KILL` does, with all that the agent has started. */
+async function killWithWatcher(agent: MeshAgent): Promise<void> {
+  const children = readFileSync(`/proc/${agent.process.pid}/task/${agent.process.pid}/children`, "utf8");
+  for (const child of children.trim().split(" ").map(Number)) process.kill(child, "SIGKILL");
+  await agent.kill();
+}
+
+/** The words of the unit's ExecStopPost, for the program that is tested. */
+function afterService(): string[] {
+  const words = /^ExecStopPost=-(.+)$/m.exec(unitText(AGENT))?.[1];
+  if (words === undefined) throw new Error("The unit has no ExecStopPost");
+  return words.split(" ");
+}
 
 /** Bytes that curl gets from this agent's machine by that name. */
 const fetched = async (world: NameWorld, from: MeshAgent, name: string): Promise<number> =>

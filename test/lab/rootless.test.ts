@@ -57,6 +57,33 @@ describe("a program on a machine with a network device, to a rootless peer", () 
   });
 });
 
+test.skipIf(Bun.which("setpriv") === null)(
+  "under --tun auto a machine that may not have a network device joins without one, and is reached all the same",
+  async () => {
+    await withLab({ sites: [...SITES] }, async (lab) => {
+      const coordinator = await startCoordinator(lab);
+      const key = await coordinator.createKey({ reusable: true });
+      const [one, two] = lab.hosts;
+      if (one === undefined || two === undefined) throw new Error("This lab has not two hosts");
+      // Of root only the name is left: no capability, and none to be had.
+      const prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+      const [laptop, nas] = await Promise.all([
+        startAgent(lab, one, { name: one.role, url: coordinator.url, key }),
+        startAgent(lab, two, { name: two.role, url: coordinator.url, key, prefix, extra: ["--expose", "8000"] }),
+      ]);
+      expect((await nas.events.next("joined")).fields["tun"]).toBe(null);
+      const { tun, meshIPv4 } = (await nas.status()).self;
+      expect(tun).toBe(null);
+      expect(nas.process.log()).toMatch(/"level":"info","message":"Running without a TUN device: .*not permitted/);
+      await bothDirect(laptop, nas);
+      await serving(nas.host, "127.0.0.1", FILE_BYTES, async (port, sha256) => {
+        const { code, stdout } = await curl(laptop.host, `http://${meshIPv4}:${port}/`);
+        expect([code, stdout.slice(0, 64)]).toEqual([0, sha256]);
+      });
+    });
+  },
+);
+
 describe("a hundred downloads between two rootless machines", () => {
   test("go on through five switches of the rung, every byte right", async () => {
     await withLab({ sites: [...SITES] }, async (lab) => {

@@ -22,6 +22,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=exec
 ExecStart=${quoted(executable)} up
+# One that was killed has left its names in /etc/hosts.
+ExecStopPost=-${quoted(executable)} forget-names
 Restart=on-failure
 RestartSec=5
 RestartPreventExitStatus=${FINAL.join(" ")}

@@ -3,7 +3,7 @@
  *
  * A resolver for the mesh listens on our own mesh addresses. What sends the machine's programs there is, in this order: systemd-resolved;
  * else a block in /etc/hosts. resolv.conf is never touched. Each is believed only once a look-up by the system's own resolver has found
- * this very machine. Everything is taken back when the agent stops, and at the next start after a crash.
+ * this very machine. Everything is taken back when the agent stops, also when it is killed (hosts_guard.ts), and at the next start at the latest.
  */
 import type { Log } from "../../log.ts";
 import type { NamesStatus } from "../../local/contract.ts";
@@ -13,6 +13,7 @@ import { Netlink } from "../linux/netlink.ts";
 import { coverageOf, withoutRoutesOf } from "../linux/routing.ts";
 import { DnsSockets } from "./dns_sockets.ts";
 import { HostsFile, isHostsFileOurs } from "./hosts_file.ts";
+import { HostsGuard } from "./hosts_guard.ts";
 import { installInResolved, isResolvedHere, removeFromResolved, updateResolvedDomains } from "./resolved.ts";
 
 /** Changes of members come in bursts. */
@@ -43,6 +44,7 @@ export class MeshNames {
   readonly #source: NamesSource;
   readonly #log: Log;
   readonly #hosts = new HostsFile();
+  readonly #guard: HostsGuard;
   #zone = new Zone([]);
   /** Members and device at the last update. */
   #seen = "";
@@ -53,18 +55,19 @@ export class MeshNames {
   /** One change after the other. */
   #work: Promise<void> = Promise.resolve();
 
-  private constructor(source: NamesSource, log: Log, state: State) {
+  private constructor(source: NamesSource, log: Log, state: State, stateDir: string) {
     this.#source = source;
     this.#log = log;
+    this.#guard = new HostsGuard(stateDir);
     this.#state = state;
   }
 
   /** @param isWanted false: `--no-dns` */
-  static start(source: NamesSource, log: Log, isWanted: boolean): MeshNames {
+  static start(source: NamesSource, log: Log, isWanted: boolean, stateDir: string): MeshNames {
     const message = isWanted
       ? "there is no network device, so names work in this program's own commands only"
       : "switched off by --no-dns";
-    const names = new MeshNames(source, log, { state: "none", message });
+    const names = new MeshNames(source, log, { state: "none", message }, stateDir);
     names.#clearHosts();
     if (!isWanted) return names;
     names.#stopListening = source.listen(() => {
@@ -142,6 +145,7 @@ export class MeshNames {
     if (!isHostsFileOurs()) problems.push("/etc/hosts belongs to another network namespace");
     else {
       try {
+        this.#guard.start();
         this.#updateHosts();
         if (await isFound(self, `${self.name}.${MESH_DOMAIN}`)) {
           return { state: "hosts", isBareEnough: await isFound(self, self.name), members: this.#members };
@@ -174,6 +178,7 @@ export class MeshNames {
   #clearHosts(): void {
     try {
       if (isHostsFileOurs()) this.#hosts.clear();
+      this.#guard.stop();
     } catch (error) {
       this.#log.debug(`Cannot take the agent's names out of /etc/hosts: ${systemReason(error)}`);
     }
