@@ -45,7 +45,7 @@ const TRIGGERED_GAP_MS = 15;
 /** With all but the first of the three probes whose silence may end a path (path_watch.ts): the answer comes before the verdict. */
 const BASE_PROBE_AFTER_UNANSWERED = 1;
 /** A better pair must be better by this much to displace a working one. */
-const HYSTERESIS_FACTOR = 0.8;
+const HYSTERESIS_SHARE = 0.2;
 const HYSTERESIS_MS = 2;
 
 export type PathAction =
@@ -642,7 +642,8 @@ export class PeerPaths {
       if (pair.isStraight) this.#select(pair, "an address that the peer's own packets keep open", now);
       return;
     }
-    if (score(pair) < score(current) * HYSTERESIS_FACTOR - HYSTERESIS_MS) this.#select(pair, "faster path", now);
+    const leastGain = HYSTERESIS_MS + HYSTERESIS_SHARE * (current.rttMs ?? 0);
+    if (score(current) - score(pair) > leastGain) this.#select(pair, "faster path", now);
   }
 
   #select(pair: Pair | undefined, reason: string, now: Instant): void {

@@ -77,7 +77,8 @@ const CONDITIONS: readonly Condition[] = (["drop", "open"] as const).flatMap((in
   { input, ...FAR },
 ]);
 const SAMPLE: readonly (readonly [Kind, Kind, Condition])[] = [
-  ["portrestricted", "cgn-symmetric", { input: "open", ...FAR }],
+  ["portrestricted", "symseq", { input: "open", ...NEAR }],
+  ["symblock256", "symblock256", { input: "open", ...NEAR }],
   ["symmetric", "upnp", { input: "open", ...FAR }],
   ["symmetric", "ipv6", { input: "drop", ...FAR }],
 ];

@@ -6,9 +6,9 @@
  */
 import type { Filtering, Mapping } from "../../shared/wire/candidates.ts";
 import type { SimAgent } from "./agent.ts";
-import type { NatBehavior, PortAllocation } from "./nat.ts";
+import type { Nat, NatBehavior, PortAllocation } from "./nat.ts";
 import type { Site } from "./network.ts";
-import { type Expectation, expectationOf, FILTERINGS, MAPPINGS } from "./oracle.ts";
+import { behindCarrier, type Expectation, expectationOf, FILTERINGS, MAPPINGS } from "./oracle.ts";
 import { SeededRandom } from "./random.ts";
 import { areDirect, meshPacket, World } from "./world.ts";
 
@@ -43,6 +43,7 @@ export interface Verdict {
 
 interface Place {
   readonly where: Site | "public";
+  /** Of all NATs before it together. */
   readonly behavior: NatBehavior;
   readonly isUdpBlocked: boolean;
 }
@@ -51,9 +52,11 @@ interface Place {
 const FILLER = new Uint8Array(2);
 const OPEN: NatBehavior = { mapping: "none", filtering: "endpoint-independent" };
 
-export function runRandomWorld(seed: number): Verdict {
+/** @param hasCarriers some homes are behind a carrier's NAT, some of them behind the same one; everything else about the world is the same */
+export function runRandomWorld(seed: number, hasCarriers = true): Verdict {
   // A stream of its own for the plan: what the agents draw does not change the world that they are put in.
   const plan = new SeededRandom(seed ^ 0x5151_5151);
+  const carriers = hasCarriers ? new Carriers(new SeededRandom(seed ^ 0x2626_2626)) : undefined;
   const roundTripMs = plan.pick([0, 10, 50, 50, 100, 300]);
   const jitterMs = plan.pick([0, 0, 2, 20]);
   const lossPercent = plan.pick([0, 0, 0, 0, 2, 5, 10]);
@@ -65,7 +68,7 @@ export function runRandomWorld(seed: number): Verdict {
   const places = new Map<SimAgent, Place>();
   const count = plan.pick([2, 2, 2, 2, 3, 4]);
   for (let i = 0; i < count; i++) {
-    const place = choosePlace(plan, world, [...places.values()]);
+    const place = choosePlace(plan, world, [...places.values()], carriers);
     const upMs = roundTripMs / 2 + plan.between(0, 15);
     const agent = world.addAgent(`agent-${i}`, place.where, {
       upMs,
@@ -82,7 +85,7 @@ export function runRandomWorld(seed: number): Verdict {
   world.joinAll(plan.between(0, 300));
   if (!world.agents.every((agent) => agent.isJoined)) failures.push("not all have joined within 20 s");
 
-  const isCrowded = new Set([...places.values()].map(({ where }) => where)).size < count;
+  const isCrowded = new Set(world.agents.map(({ host }) => host.publicIp)).size < count;
   const worstRoundTripMs = Math.max(...world.agents.map(({ host }) => host.delay.upMs + host.delay.downMs));
   // conditions.test.ts says why five round trips; a port that only shows in a probe costs half a trip between the peers more, and then
   // what was lost while the filters were closed.
@@ -117,24 +120,57 @@ export function runPairing(seed: number, { a, b }: { readonly a: NatBehavior; re
   return { seed, story: [JSON.stringify(a), JSON.stringify(b)], failures, pairs: 1, virtualMs: world.now };
 }
 
-function choosePlace(plan: SeededRandom, world: World, others: readonly Place[]): Place {
+function choosePlace(
+  plan: SeededRandom,
+  world: World,
+  others: readonly Place[],
+  carriers: Carriers | undefined,
+): Place {
   const isUdpBlocked = plan.chance(4);
   const neighbour = others.find(({ where }) => where !== "public" && where.nat.behavior.mapping !== "none");
   if (neighbour !== undefined && plan.chance(15)) return { ...neighbour, isUdpBlocked };
   if (plan.chance(8)) return { where: "public", behavior: OPEN, isUdpBlocked };
-  const filtering: Filtering = plan.pick(FILTERINGS);
+  const behavior = chooseBehavior(plan, plan.pick(FILTERINGS));
+  const carrier = behavior.mapping === "endpoint-independent" ? carriers?.choose(world) : undefined;
+  return carrier === undefined
+    ? { where: world.addSite(behavior), behavior, isUdpBlocked }
+    : { where: world.addSite(behavior, carrier), behavior: behindCarrier(behavior, carrier.behavior), isUdpBlocked };
+}
+
+function chooseBehavior(plan: SeededRandom, filtering: Filtering): NatBehavior {
   const mapping: Mapping = plan.pick(["endpoint-independent", ...MAPPINGS]);
-  const behavior: NatBehavior = plan.chance(8)
-    ? { mapping: "none", filtering }
-    : {
-        mapping,
-        filtering,
-        filterPerMapping: plan.chance(25),
-        lifetimeMs: plan.pick([30_000, 60_000, 120_000]),
-        ...chooseAllocation(plan),
-        overloads: mapping === filtering && mapping === "address-and-port-dependent" && plan.chance(75),
-      };
-  return { where: world.addSite(behavior), behavior, isUdpBlocked };
+  if (plan.chance(8)) return { mapping: "none", filtering };
+  return {
+    mapping,
+    filtering,
+    filterPerMapping: plan.chance(25),
+    lifetimeMs: plan.pick([30_000, 60_000, 120_000]),
+    ...chooseAllocation(plan),
+    overloads: mapping === filtering && mapping === "address-and-port-dependent" && plan.chance(75),
+  };
+}
+
+/** Drawn from a stream of their own, so that a world without them is as it was. */
+class Carriers {
+  readonly #plan: SeededRandom;
+  readonly #shared: Nat[] = [];
+
+  constructor(plan: SeededRandom) {
+    this.#plan = plan;
+  }
+
+  /** For one home in five; one in three of these shares it with an earlier home. */
+  choose(world: World): Nat | undefined {
+    if (!this.#plan.chance(20)) return undefined;
+    if (this.#shared.length > 0 && this.#plan.chance(33)) return this.#plan.pick(this.#shared);
+    const behavior = chooseBehavior(this.#plan, this.#plan.pick(FILTERINGS));
+    if (behavior.mapping === "none") return undefined;
+    // What several homes take from one counter or block is nobody's to foresee.
+    const isShared = behavior.mapping === "endpoint-independent";
+    const carrier = world.addCarrier({ ...behavior, hairpin: isShared && this.#plan.chance(50) });
+    if (isShared) this.#shared.push(carrier);
+    return carrier;
+  }
 }
 
 function chooseAllocation(plan: SeededRandom): { readonly allocation?: PortAllocation } {
@@ -206,6 +242,8 @@ class Judge {
     const [one, two] = [this.#places.get(a), this.#places.get(b)];
     if (one === undefined || two === undefined || one.isUdpBlocked || two.isUdpBlocked) return "none";
     if (one.where !== "public" && one.where === two.where) return "plain";
+    const [carrier, other] = [one, two].map(({ where }) => (where === "public" ? undefined : where.carrier));
+    if (carrier !== undefined && carrier === other && carrier.behavior.hairpin !== true) return "none";
     const expected = expectationOf(one.behavior, two.behavior);
     // With one address the coordinator cannot show that a port changes with the address: nobody knows that it takes more.
     const isHidden =

@@ -183,6 +183,32 @@ describe("selection", () => {
   });
 
   test.each([
+    { late: 15, wins: true },
+    { late: 40, wins: false },
+  ])("a pair on the LAN that seems slower by $late ms than the router's hairpin wins: $wins", ({ late, wins }) => {
+    const bench = new Bench();
+    bench.candidates([PUBLIC, LAN], [PUBLIC]);
+    bench.fire();
+    bench.now = instant(4);
+    bench.answer(PUBLIC, { answered: true });
+    bench.now = instant(4 + late);
+    bench.answer(LAN, { answered: true });
+    expect(bench.paths.selected?.remote).toEqual(wins ? LAN : PUBLIC);
+  });
+
+  test("a second pair on the LAN that is no faster displaces nothing", () => {
+    const bench = new Bench();
+    const second = { ip: "10.0.0.8", port: 4000 };
+    bench.candidates([LAN, second]);
+    bench.fire();
+    bench.now = instant(1);
+    bench.answer(LAN, { answered: true });
+    bench.now = instant(2);
+    bench.answer(second, { answered: true });
+    expect(bench.paths.selected?.remote).toEqual(LAN);
+  });
+
+  test.each([
     { first: 40, second: 36, wins: false },
     { first: 40, second: 29, wins: true },
     { first: 10, second: 6.5, wins: false },
