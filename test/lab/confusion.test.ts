@@ -13,8 +13,8 @@ import type { SiteOptions } from "./topology.ts";
 const SAMPLES = 20;
 /** Right ones among all. */
 const SURE = 0.95;
-/** Each site has a program to start at the same moment as the others. */
-const SITES_PER_LAB = 3;
+/** Each has a program that starts at the same moment as the others. */
+const SITES_PER_LAB = 5;
 
 interface Kind {
   readonly name: string;
@@ -106,10 +106,11 @@ async function takeSamples(kinds: readonly Kind[]): Promise<void> {
       await Promise.all(
         kinds.map(async (kind, index) => {
           const { host } = lab.site(index + 1);
-          const agent = await startAgent(lab, host, { name: `${host.role}-${i}`, url, key });
+          // They look at their own NATs only.
+          const agent = await startAgent(lab, host, { name: `${host.role}-${i}`, url, key, extra: ["--no-direct"] });
           await agent.events.next("nat_detected", { timeoutMs: 10_000 });
           const { nat } = (await agent.status()).self;
-          await agent.stop();
+          await agent.kill();
           const { block: truth } = kind;
           const borders =
             truth === undefined || nat.ports === undefined || nat.ports === null
