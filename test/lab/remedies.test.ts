@@ -1,6 +1,7 @@
 /**
- * The remedies that `why` names for pairs that end on a relay, applied as a user would: the path becomes direct. Others are where the
- * network is that they belong to: UPnP in port_mapping.test.ts, hairpin and client isolation in neighbours.test.ts.
+ * The remedy that `why` names for two symmetric routers, applied as a user would: the path becomes direct. The other remedies are applied
+ * where their networks are: UPnP in port_mapping.test.ts, hairpin and client isolation in neighbours.test.ts, UDP let out in
+ * switching.test.ts.
  */
 import { expect, test } from "vitest";
 import { withLab } from "./lab_case.ts";
@@ -33,18 +34,5 @@ test("a port forward on one of two symmetric routers, and --udp-port of the same
     });
     await bothDirect(again, two);
     expect((await two.peer(name)).path?.remoteAddress).toBe(`${publicAddress}:${PORT}`);
-  });
-});
-
-test.each([
-  ["udpblocked", /both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible/],
-  ["fullcone", /this network blocks UDP; allowing outgoing UDP here would make a direct path possible/],
-] as const)("outgoing UDP, allowed where it was blocked; there %s", async (far, words) => {
-  await withLab({ sites: [{ nat: "udpblocked" }, { nat: far }] }, async (lab) => {
-    const { one, two } = await startPair(lab);
-    await one.waitWhy(two.name, words);
-    if (far === "udpblocked") await lab.site(2).setNat("portrestricted");
-    await lab.site(1).setNat("portrestricted");
-    await bothDirect(one, two, 3 * 5);
   });
 });

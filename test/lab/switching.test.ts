@@ -162,10 +162,14 @@ describe("a direct path that dies silently", () => {
 });
 
 describe("a firewall that opens", () => {
-  test.each(["udpblocked", "fullcone"] as const)("brings a direct path back by itself: %s", async (far) => {
+  test.each([
+    ["udpblocked", /both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible/],
+    ["fullcone", /this network blocks UDP; allowing outgoing UDP here would make a direct path possible/],
+  ] as const)("brings a direct path by itself, as why has said: %s", async (far, words) => {
     await withLab({ sites: [{ nat: "udpblocked" }, { nat: far }] }, async (lab) => {
       const { one, two } = await startPair(lab);
       expect(await one.wait(`peer=${two.name}`, 10)).toBe(0);
+      await one.waitWhy(two.name, words);
       const report = await withFlow(one, two, 9, async () => {
         await sleep(1000);
         if (far === "udpblocked") {
