@@ -7,7 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MAX_STREAM_UNSENT_BYTES, MAX_STREAM_WINDOW } from "../../agent/overlay/limits.ts";
-import { run } from "../lab/process.ts";
+import { type LabProcess, run } from "../lab/process.ts";
 import { type Agent, AGENT, type Coordinator, residentBytes, Stage } from "./programs.ts";
 
 const FILE = randomBytes(5_000_000);
@@ -139,6 +139,49 @@ describe("a local port that leads to a peer's", () => {
     child.signal("SIGINT");
     expect(await child.exited).toBe(0);
     await expect.poll(async () => (await download(`http://127.0.0.1:${port}/`)).code, { timeout: 3000 }).toBe(7);
+  });
+
+  test.each(["127.0.0.2", "[::1]"])("and the SOCKS port listen on %s alone when told so", async (bind) => {
+    const url = (port: string) => `http://${bind}:${port}/`;
+    const start = async (...words: string[]): Promise<{ child: LabProcess; port: string }> => {
+      const child = stage.spawn("listener", [AGENT, ...words, "--state-dir", laptop.stateDir]);
+      const port = ({ text }: { text: string }) => text.split(`${bind}:`)[1]?.match(/^\d+/)?.[0];
+      return { child, port: await child.waitFor("the port", port, 5000) };
+    };
+    const forward = await start("forward", `${bind}:0`, `nas:${web.port}`);
+    const socks = await start("socks", `${bind}:0`);
+    expect(await download(url(forward.port))).toEqual({ code: 0, hash: FILE_HASH });
+    const proxy = ["--proxy", `socks5h://${bind}:${socks.port}`];
+    expect(await download(`http://nas:${web.port}/`, ...proxy)).toEqual({ code: 0, hash: FILE_HASH });
+    for (const { port } of [forward, socks]) expect((await download(`http://127.0.0.1:${port}/`)).code).toBe(7);
+    await Promise.all([forward.child.stop(), socks.child.stop()]);
+  });
+
+  test("gives a small request its answer at once beside ten downloads that take all they get", async () => {
+    const downloads = Array.from({ length: 10 }, async () => {
+      for (let i = 0; i < 5; i++) {
+        expect(await download(`http://127.0.0.1:${ports.web}/`)).toEqual({ code: 0, hash: FILE_HASH });
+      }
+    });
+    let isOver = false;
+    const all = Promise.all(downloads).finally(() => {
+      isOver = true;
+    });
+    const times: number[] = [];
+    while (!isOver) {
+      const startedAt = performance.now();
+      expect((await exchange(ports.echo, Buffer.from("small"))).toString()).toBe("small");
+      times.push(performance.now() - startedAt);
+    }
+    await all;
+    times.sort((a, b) => a - b);
+    const median = times[Math.floor(times.length / 2)] ?? Number.NaN;
+    console.log(
+      `small requests beside ten downloads: median ${median.toFixed(1)} ms, worst ${times.at(-1)?.toFixed(1)} ms of ${times.length}`,
+    );
+    expect(times.length).toBeGreaterThan(5);
+    // It takes its turn among eleven: what is queued for the others does not come first.
+    expect(median).toBeLessThan(300);
   });
 
   test("that is taken ends the agent, or the command, with code 1", async () => {
