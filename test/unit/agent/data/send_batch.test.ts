@@ -46,7 +46,17 @@ describe("a batch", () => {
   });
 
   test("no call has more frames or bytes than every kernel takes", () => {
-    expect(sent(true, new Array<number>(130).fill(100)).map((call) => call.length)).toEqual([64, 64, 2]);
-    expect(sent(true, new Array<number>(50).fill(1472)).map((call) => call.length)).toEqual([44, 6]);
+    expect(
+      sent(
+        true,
+        Array.from({ length: 130 }, () => 100),
+      ).map((call) => call.length),
+    ).toEqual([64, 64, 2]);
+    expect(
+      sent(
+        true,
+        Array.from({ length: 50 }, () => 1472),
+      ).map((call) => call.length),
+    ).toEqual([44, 6]);
   });
 });
