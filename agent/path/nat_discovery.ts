@@ -81,7 +81,8 @@ export class NatDiscovery {
   #firstAnswerAt: Instant | undefined;
   #roundTripMs = 0;
   #isComplete = false;
-  #hasSampled = false;
+  /** So many servers, from the first, the sample sockets have asked. */
+  #serversSampled = 0;
 
   /**
    * @param servers of one address family: address 1 port 1, address 1 port 2, then address 2 likewise when there is one
@@ -200,12 +201,16 @@ export class NatDiscovery {
     this.#transactions.push({ request, startedAt: now, sent: 0, nextAt: now, answer: undefined });
   }
 
-  /** Asks for more ports once it shows that the NAT picks its own. One with endpoint-independent mapping has one for each socket. */
+  /**
+   * Asks for more ports once it shows that the NAT picks its own. One with endpoint-independent mapping has one for each socket; where
+   * the first answers look so and a later one does not, the servers that were left out then are asked too.
+   */
   #sample(now: Instant): void {
     const mapping = this.#mapping();
-    if (this.#hasSampled || mapping === undefined || mapping === "none" || this.#isPreserving()) return;
-    this.#hasSampled = true;
-    const servers = mapping === "endpoint-independent" ? this.#servers.slice(0, 1) : this.#servers;
+    if (mapping === undefined || mapping === "none" || this.#isPreserving()) return;
+    const wanted = mapping === "endpoint-independent" ? 1 : this.#servers.length;
+    const servers = this.#servers.slice(this.#serversSampled, wanted);
+    this.#serversSampled = Math.max(this.#serversSampled, wanted);
     for (let i = 0; i < this.#sampleSockets; i++) for (const to of servers) this.#ask(`sample-${i}`, to, now);
   }
 

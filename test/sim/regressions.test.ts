@@ -13,6 +13,10 @@ test.each([
   [25, "a peer that starts again counts its lists of candidates anew, and they were taken for old ones"],
   [1025, "an address that had answered was held to the probes of an earlier time"],
   [1232, "a path through a mapping towards the coordinator died with it, although the peer's own mapping was there"],
+  [
+    482,
+    "a block of 256 was taken for all ports, since the first answers looked like a cone's: one attempt filled it, and the next peer's found it full",
+  ],
   [92, "a router that reboots: traffic finds the dead path, and the new one"],
 ])("seed %i: %s", (seed) => {
   const { story, failures } = runRandomWorld(seed, false);

@@ -124,6 +124,19 @@ describe("allocation of ports", () => {
     for (const to of FOUR) run.answer("data", to, mapped(1), 20);
     expect(sampled(run).map(({ to }) => to)).toEqual(Array.from({ length: 5 }, () => FOUR[0]));
   });
+
+  test("one whose first answers look like a cone's is asked for the rest once they do not", () => {
+    const run = started(FOUR);
+    const asked = (): string[] => sampled(run).map(({ socket, to }) => `${socket} ${to.ip} ${to.port}`);
+    // The two ports of one address have the same mapping where it depends on the address alone.
+    run.answer("data", FOUR[2], mapped(1), 20);
+    run.answer("data", FOUR[3], mapped(1), 20);
+    expect(asked()).toHaveLength(5);
+    run.answer("data", FOUR[0], mapped(2), 21);
+    run.answer("data", FOUR[1], mapped(2), 21);
+    expect(new Set(asked()).size).toBe(20);
+    expect(asked()).toHaveLength(20);
+  });
 });
 
 test("each answer to the data socket is echoed once, from the data socket, to whom it came from", () => {
