@@ -5,6 +5,7 @@ import { LOG_FORMATS, LOG_LEVELS } from "../log.ts";
 import { EXIT, type ExitCode, UserError } from "../state/user_error.ts";
 import type { ListenSpec } from "../state/forward_spec.ts";
 import { MAX_BENCH_SECONDS } from "../overlay/bench_message.ts";
+import { MAX_PUNCH } from "../path/punch_plan.ts";
 import { TUN_MODES } from "./config.ts";
 import { type Shell, SHELLS } from "./completion_scripts.ts";
 import type {
@@ -129,6 +130,9 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
         .option("--udp-port <port>", "local UDP port; 0 for any", values.portNumber)
         .option("--no-direct", "never use direct paths")
         .option("--no-port-mapping", "never ask the router to forward a port (PCP, NAT-PMP, UPnP)")
+        .option("--punch-sockets <n>", `sockets that guessing a router's ports may take (default and most: ${MAX_PUNCH.sockets})`, values.punchSockets)
+        .option("--punch-packets <n>", `packets that an attempt at it may send; 0: never guess (default and most: ${MAX_PUNCH.packets})`, values.punchPackets)
+        .option("--punch-rate <n>", `and packets a second (default and most: ${MAX_PUNCH.perSecond})`, values.punchRate)
         .option("--no-ssh", "never relay through the coordinator's SSH endpoint")
         .option("--no-websocket", "never relay through the coordinator's WebSocket")
         .option(

@@ -3,6 +3,7 @@
  * file again.
  */
 import type { Log } from "../log.ts";
+import type { PunchLimits } from "../path/punch_plan.ts";
 import type { AgentState } from "../state/agent_state.ts";
 import type { ExposedPorts, ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
 
@@ -41,6 +42,8 @@ export interface AgentConfig {
   readonly direct: boolean;
   /** False with `--no-port-mapping`: the router is not asked to forward a port. */
   readonly portMapping: boolean;
+  /** What guessing a router's ports may take: the built-in caps, or what the operator has lowered them to. */
+  readonly punchLimits: PunchLimits;
   /** False with `--no-ssh`, and with `--no-websocket`: these relays are then not used. Signalling is a WebSocket all the same. */
   readonly ssh: boolean;
   readonly webSocket: boolean;

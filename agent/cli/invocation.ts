@@ -25,6 +25,10 @@ export interface UpOptions extends AgentChoice {
   readonly udpPort?: number;
   readonly direct: boolean;
   readonly portMapping: boolean;
+  /** Each at most as much as is built in. */
+  readonly punchSockets?: number;
+  readonly punchPackets?: number;
+  readonly punchRate?: number;
   readonly ssh: boolean;
   readonly websocket: boolean;
   readonly proxy?: string;

@@ -2,6 +2,7 @@
  * `up`: checks everything that can be checked before anything starts, opens the state directory, and hands over to the agent.
  */
 import { createLog, type Log, printable } from "../log.ts";
+import { MAX_PUNCH } from "../path/punch_plan.ts";
 import { openAgentState, type AgentState } from "../state/agent_state.ts";
 import { readIfPresent } from "../state/atomic_file.ts";
 import { socketPathOf, stateDirOf } from "../state/state_dir.ts";
@@ -89,6 +90,11 @@ function makeConfig(
     udpPort: options.udpPort,
     direct: options.direct,
     portMapping: options.portMapping,
+    punchLimits: {
+      sockets: options.punchSockets ?? MAX_PUNCH.sockets,
+      packets: options.punchPackets ?? MAX_PUNCH.packets,
+      perSecond: options.punchRate ?? MAX_PUNCH.perSecond,
+    },
     ssh: options.ssh,
     webSocket: options.websocket,
     proxy: options.proxy,

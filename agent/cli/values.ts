@@ -2,6 +2,7 @@
 import { InvalidArgumentError } from "commander";
 import { canonicalIp } from "../../shared/address.ts";
 import { MAX_BENCH_SECONDS } from "../overlay/bench_message.ts";
+import { MAX_PUNCH } from "../path/punch_plan.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import type { WaitCondition } from "../local/contract.ts";
 import type { ForwardSpec, ListenSpec } from "../state/forward_spec.ts";
@@ -31,6 +32,17 @@ export function count(text: string): number {
   if (/^\d{1,9}$/.test(text) && Number(text) > 0) return Number(text);
   throw new InvalidArgumentError("It must be a whole number above 0.");
 }
+
+/** What an attempt at guessing ports may take (PROTOCOL.md, "Punching with many packets"): the built-in caps can only be lowered. */
+const between =
+  (least: number, most: number) =>
+  (text: string): number => {
+    if (/^\d{1,9}$/.test(text) && Number(text) >= least && Number(text) <= most) return Number(text);
+    throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
+  };
+export const punchSockets = between(1, MAX_PUNCH.sockets);
+export const punchPackets = between(0, MAX_PUNCH.packets);
+export const punchRate = between(1, MAX_PUNCH.perSecond);
 
 export const ports = (text: string, before: readonly number[] = []): readonly number[] => [
   ...before,

@@ -105,6 +105,7 @@ export class MeshAgent {
       trust: { check: (name, id) => trust.check(name, id), pin: (name, id) => void trust.pinUnsaved(name, id) },
       useDirect: config.direct,
       isPortChosen: (config.udpPort ?? 0) !== 0,
+      punchLimits: config.punchLimits,
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
     });

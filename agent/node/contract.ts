@@ -7,6 +7,7 @@ import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { PunchRole } from "../../shared/wire/control.ts";
 import type { Leg, PlaneCommand } from "../data/plane.ts";
 import type { NatLabel } from "../path/nat_behavior.ts";
+import type { PunchLimits } from "../path/punch_plan.ts";
 import type { PathKind, Route } from "./ladder.ts";
 import type { PathChange, PeerTrust } from "./peer.ts";
 
@@ -36,6 +37,8 @@ export interface NodeOptions {
   readonly useDirect: boolean;
   /** The operator has named the port of the data sockets: `--udp-port`. */
   readonly isPortChosen?: boolean;
+  /** What attempts with many packets may take; default: what the protocol allows. */
+  readonly punchLimits?: PunchLimits;
   /** The whole mesh is one machine: loopback addresses may be probed. */
   readonly allowLoopback: boolean;
   /** Is this one of the mesh's own addresses, which are never probed? */

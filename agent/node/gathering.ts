@@ -103,10 +103,16 @@ export class Gathering {
   #isRootless = false;
   readonly #isPortChosen: boolean;
 
-  /** @param isPortChosen the operator has named the port of the data sockets, so perhaps forwards it too */
-  constructor(random: (bytes: number) => Uint8Array, isPortChosen = false) {
+  readonly #isGuessingOff: boolean;
+
+  /**
+   * @param isPortChosen the operator has named the port of the data sockets, so perhaps forwards it too
+   * @param isGuessingOff attempts with many packets are switched off, which peers have to know
+   */
+  constructor(random: (bytes: number) => Uint8Array, isPortChosen = false, isGuessingOff = false) {
     this.#random = random;
     this.#isPortChosen = isPortChosen;
+    this.#isGuessingOff = isGuessingOff;
   }
 
   /** Whether this machine has no network device, which peers have to know. */
@@ -223,6 +229,12 @@ export class Gathering {
     return this.#family(6).result;
   }
 
+  /** What discovery has last taken of our IPv4 NAT's ports, and when. */
+  get portsTaken(): { readonly count: number; readonly at: Instant } | undefined {
+    const { result, endedAt } = this.#family(4);
+    return result === undefined || endedAt === undefined ? undefined : { count: result.mappings, at: endedAt };
+  }
+
   get interfaces(): readonly InterfaceAddress[] {
     return this.#interfaces;
   }
@@ -243,7 +255,13 @@ export class Gathering {
     const candidates = [...reflexive, ...mapped, ...seen, ...hosts].slice(0, MAX_CANDIDATES);
     // A list with hosts replaces one without, although nothing else has changed.
     const generation = this.#generation * 2 + (withHosts ? 1 : 0);
-    return { generation, nat: this.natReport(), candidates, ...(this.#isRootless ? { isRootless: true } : {}) };
+    return {
+      generation,
+      nat: this.natReport(),
+      candidates,
+      ...(this.#isRootless ? { isRootless: true } : {}),
+      ...(this.#isGuessingOff ? { isGuessingOff: true } : {}),
+    };
   }
 
   natReport(): NatReport {
@@ -257,6 +275,7 @@ export class Gathering {
       filtering: ipv4?.filtering,
       allocation: ipv4?.allocation?.kind,
       ports: ipv4?.allocation?.ports,
+      sharesPorts: ipv4?.allocation?.sharesPorts,
       udpBlocked,
       certain: ipv4?.certain ?? false,
     };

@@ -147,6 +147,7 @@ export class Handshakes {
   applyList(peer: Peer, list: CandidateList, now: Instant): void {
     if (!peer.paths.setRemote(list, now)) return;
     peer.nat = list.nat;
+    peer.isGuessingOff = list.isGuessingOff === true;
     const isRootless = list.isRootless === true;
     if (peer.isRootless === isRootless) return;
     peer.isRootless = isRootless;

@@ -6,7 +6,8 @@
  * each other. Each side keeps to the smaller of the two budgets. Whoever is not willing says so, and both stop.
  *
  * Politeness: one attempt at a time, whoever the peer; longer and longer pauses after failures at one address (path/target_pauses.ts);
- * none at all where the chance is small.
+ * never more than half of a block of ports that serve one destination each, over all peers (path/port_use.ts); none at all where the
+ * chance is small, or where the operator has switched them off.
  */
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
@@ -14,7 +15,8 @@ import type { ControlMessage, PunchEndReason, PunchOffer, PunchRole } from "../.
 import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { nextOf } from "../path/port_allocation.ts";
 import { guessPorts } from "../path/port_guess.ts";
-import { MIN_PUNCH_CHANCE, planPunch, type PunchPlan } from "../path/punch_plan.ts";
+import { MAPPING_LIFETIME_MS, PortUse } from "../path/port_use.ts";
+import { MAX_PUNCH, MIN_PUNCH_CHANCE, planPunch, type PunchPlan } from "../path/punch_plan.ts";
 import { PRIMER_HOPS } from "../path/primer.ts";
 import { TargetPauses } from "../path/target_pauses.ts";
 import { Volley } from "../path/volley.ts";
@@ -37,6 +39,8 @@ const MAX_REFUSAL_MS = 60_000;
 const BUSY_SECONDS = 2;
 /** Half of the packets find a quarter of the meetings: 68 % where all find one in 99 %, 82 % where they do in 99.9 %. */
 const SURE_ENOUGH_TO_PRIME = 0.99;
+/** Of the room that a block has for an attempt, so much must be free, or it waits: discovery has just taken a good part of a small one. */
+const LEAST_ROOM = 1 / 3;
 
 const COUNTERPART: Readonly<Record<PunchRole, PunchRole>> = { spread: "guess", guess: "spread", meet: "meet" };
 
@@ -63,6 +67,7 @@ export class HardPunching {
   readonly #book: PeerBook;
   readonly #outbox: Outbox;
   readonly #pauses = new TargetPauses();
+  readonly #portUse = new PortUse();
   /** Peers that have refused, or did not answer, and until when they are not asked again. */
   readonly #refusedUntil = new WeakMap<Peer, Instant>();
   #current: Attempt | undefined;
@@ -140,7 +145,8 @@ export class HardPunching {
     // A port that a router has mapped for one of the two lets plain opening do.
     const hasMapping = peer.paths.hasMappedCandidate || this.#gathering.isPortMapped;
     if (hasMapping && !peer.paths.hasFailedRound) return false;
-    return (this.#plan(peer)?.chance ?? 0) >= MIN_PUNCH_CHANCE;
+    const plan = this.#plan(peer);
+    return plan !== undefined && plan.chanceInAll >= MIN_PUNCH_CHANCE && this.#roomWaitMs(plan, now) === 0;
   }
 
   /** Why we do not agree to the peer's offer, if so. */
@@ -150,14 +156,15 @@ export class HardPunching {
     now: Instant,
   ): { readonly reason: PunchEndReason; readonly seconds: number } | undefined {
     const plan = this.#plan(peer);
-    if (!this.#options.useDirect || isRelayWished(peer)) return { reason: "unwilling", seconds: 60 };
+    const isOff = !this.#options.useDirect || this.#options.punchLimits?.packets === 0;
+    if (isOff || isRelayWished(peer)) return { reason: "unwilling", seconds: 60 };
     // An answer to what we no longer run, or a path that the peer has not noticed yet.
     if (offer.isAnswer || peer.paths.selected?.peerConfirmed === true) {
       return { reason: "stopped", seconds: BUSY_SECONDS };
     }
     if (plan?.role !== COUNTERPART[offer.role]) return { reason: "unwilling", seconds: BUSY_SECONDS };
     if (this.#current !== undefined) return { reason: "busy", seconds: BUSY_SECONDS };
-    const waitMs = this.#waitMs(peer, now);
+    const waitMs = Math.max(this.#waitMs(peer, now), this.#roomWaitMs(plan, now));
     if (waitMs > RETRY_TOLERANCE_MS) return { reason: "too soon", seconds: Math.ceil(waitMs / 1000) };
     if (peer.paths.attestedTarget === undefined) return { reason: "not attested", seconds: BUSY_SECONDS };
     return undefined;
@@ -168,13 +175,37 @@ export class HardPunching {
     return ip === undefined ? 0 : this.#pauses.waitMs(ip, now);
   }
 
+  #portsInUse(now: Instant): number {
+    const sampled = this.#gathering.portsTaken;
+    const isRecent = sampled !== undefined && now < after(sampled.at, MAPPING_LIFETIME_MS);
+    return this.#portUse.inUse(now) + (isRecent ? sampled.count : 0);
+  }
+
+  /** Until enough of our block is free again. */
+  #roomWaitMs(plan: PunchPlan, now: Instant): number {
+    const { room } = plan;
+    if (room === undefined) return 0;
+    const most = plan.role === "spread" ? Math.max(0, room - plan.sockets) : Math.ceil(room * (1 - LEAST_ROOM));
+    if (this.#portsInUse(now) <= most) return 0;
+    const sampled = this.#gathering.portsTaken;
+    const sampledMs = sampled === undefined ? 0 : after(sampled.at, MAPPING_LIFETIME_MS) - now;
+    return Math.max(1, sampledMs, this.#portUse.waitMs(most, now));
+  }
+
   #plan(peer: Peer): PunchPlan | undefined {
-    return peer.nat === undefined ? undefined : planPunch(this.#gathering.natReport(), peer.nat);
+    const { nat, punches, isGuessingOff } = peer;
+    if (nat === undefined || isGuessingOff) return undefined;
+    const { punchLimits: limits = MAX_PUNCH } = this.#options;
+    return planPunch(this.#gathering.natReport(), nat, { limits, failed: punches.failed });
   }
 
   #begin(peer: Peer, theirs: PunchOffer | undefined, now: Instant): void {
-    const plan = this.#plan(peer);
-    if (plan === undefined) return;
+    const full = this.#plan(peer);
+    if (full === undefined) return;
+    // The peer may be a moment ahead with the end of its pause.
+    const taken = this.#portsInUse(after(now, RETRY_TOLERANCE_MS));
+    const free = Math.max(1, (full.room ?? Infinity) - taken);
+    const plan = full.role === "meet" ? { ...full, probes: Math.min(full.probes, free) } : full;
     const attempt: Attempt = {
       peer,
       id: theirs?.attempt ?? this.#randomU32(),
@@ -194,9 +225,11 @@ export class HardPunching {
     const { peer, plan, id, theirs } = attempt;
     const { ports: known } = this.#gathering.natReport();
     const ports = sampled === undefined || known === undefined ? known : nextOf(sampled, known.stride);
-    const { role, sockets, probes, perSecond } = plan;
+    const { role, sockets, perSecond, peerProbes } = plan;
     const isAnswer = theirs !== undefined;
-    this.#send(peer, { type: "punch_offer", attempt: id, role, isAnswer, sockets, probes, perSecond, ports });
+    const probes = Math.max(plan.probes, peerProbes);
+    const ownPackets = role === "meet" ? plan.probes : undefined;
+    this.#send(peer, { type: "punch_offer", attempt: id, role, isAnswer, sockets, probes, perSecond, ports, ownPackets });
     attempt.stage = { name: "offered", at: now };
     if (isAnswer) this.#start(attempt, now);
   }
@@ -215,6 +248,7 @@ export class HardPunching {
       ...plan,
       sockets: Math.max(1, Math.min(plan.sockets, theirs.sockets)),
       probes: Math.max(1, Math.min(plan.probes, theirs.probes)),
+      peerProbes: Math.min(plan.peerProbes, theirs.ownPackets ?? theirs.probes),
       perSecond: Math.max(1, Math.min(plan.perSecond, theirs.perSecond)),
     };
     this.#lastLeg -= agreed.sockets;
@@ -269,7 +303,8 @@ export class HardPunching {
     if (stage.name !== "running") return;
     // Whoever stopped it: its packets have been sent.
     if (outcome === "direct") this.#pauses.opened(stage.volley.target.ip);
-    else this.#pauses.failed(stage.volley.target.ip, now);
+    else this.#pauses.failed(stage.volley.target.ip, now, plan.rounds > 1);
+    if (plan.role !== "guess") this.#portUse.note(stage.volley.packetsSent, now);
     for (const leg of peer.paths.endVolley()) this.#outbox.push({ type: "close_leg", leg });
     const { volley } = stage;
     this.#outbox.event({

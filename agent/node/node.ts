@@ -16,6 +16,7 @@ import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
 import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
 import { natLabel } from "../path/nat_behavior.ts";
+import { MAX_PUNCH } from "../path/punch_plan.ts";
 import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
 import { Handshakes } from "./handshakes.ts";
@@ -54,7 +55,9 @@ export class Node {
 
   constructor(options: NodeOptions) {
     this.#options = options;
-    const gathering = new Gathering((bytes) => options.environment.random(bytes), options.isPortChosen);
+    const isGuessingOff = options.punchLimits?.packets === 0;
+    const random = (bytes: number): Uint8Array => options.environment.random(bytes);
+    const gathering = new Gathering(random, options.isPortChosen, isGuessingOff);
     const outbox = new Outbox();
     const news = new News(outbox, gathering);
     const book = new PeerBook(options, gathering);
@@ -388,9 +391,9 @@ export class Node {
 
   #view(peer: Peer, nat: NatReport, now: Instant): PeerView {
     const { connected } = this.#outbox;
-    const { useDirect } = this.#options;
+    const { useDirect, punchLimits = MAX_PUNCH } = this.#options;
     const publicAddresses = this.#gathering.ipv4?.publicAddresses ?? [];
-    const why = whySentence(peer, { nat, publicAddresses, connected, useDirect, now });
+    const why = whySentence(peer, { nat, publicAddresses, connected, useDirect, punchLimits, now });
     return {
       id: peer.id,
       entry: peer.entry,

@@ -10,6 +10,7 @@ import type { PeerSlot } from "../data/plane.ts";
 import { explainNoDirect, type PunchRecord } from "../path/explain_no_direct.ts";
 import type { Pair } from "../path/pair.ts";
 import type { PeerPaths } from "../path/peer_paths.ts";
+import type { PunchLimits } from "../path/punch_plan.ts";
 import type { PathKind, Route } from "./ladder.ts";
 import type { Told } from "./news.ts";
 import type { RelayWatch } from "./relay_watch.ts";
@@ -44,6 +45,8 @@ export interface Peer {
   nat: NatReport | undefined;
   /** It has no network device: it takes streams only. */
   isRootless: boolean;
+  /** Its operator has switched attempts with many packets off. */
+  isGuessingOff: boolean;
   /** What it knows of us. */
   told: Told;
   selectedAtUnixMs: number | undefined;
@@ -96,6 +99,7 @@ export function whySentence(
     readonly publicAddresses: readonly TransportAddress[];
     readonly connected: boolean;
     readonly useDirect: boolean;
+    readonly punchLimits: PunchLimits;
     readonly now: Instant;
   },
 ): string {
@@ -126,6 +130,7 @@ type WhyContext = Parameters<typeof whySentence>[1];
 
 function whyNotDirect(peer: Peer, context: WhyContext): string {
   const { name } = peer.entry;
+  const guessing = { limits: context.punchLimits, isOffThere: peer.isGuessingOff };
   if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;
   if (peer.isPunching || (!peer.paths.hasFailedRound && !isIdle(peer, context.now)))
     return `Looking for a direct path to "${name}"`;
@@ -133,7 +138,7 @@ function whyNotDirect(peer: Peer, context: WhyContext): string {
   const isOneAddress = context.publicAddresses.some(({ ip }) => ip === target?.ip);
   return peer.nat === undefined
     ? `No direct path yet, and "${name}" has not said how its network behaves`
-    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name, peer.punches, isOneAddress))}`;
+    : `No direct path: ${lowerFirst(explainNoDirect(context.nat, peer.nat, name, peer.punches, isOneAddress, guessing))}`;
 }
 
 const RELAY_WORDS: Readonly<Record<RelayLeg, string>> = { ssh: "SSH", websocket: "WebSocket" };

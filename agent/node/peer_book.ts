@@ -136,6 +136,7 @@ export class PeerBook {
       usedAt: undefined,
       nat: undefined,
       isRootless: false,
+      isGuessingOff: false,
       told: nothingTold(),
       selectedAtUnixMs: undefined,
       handshakesSent: 0,

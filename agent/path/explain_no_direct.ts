@@ -5,7 +5,7 @@
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { PunchEndReason } from "../../shared/wire/control.ts";
 import { defeats, natLabel } from "./nat_behavior.ts";
-import { MIN_PUNCH_CHANCE, planPunch, type PunchPlan } from "./punch_plan.ts";
+import { IMPLAUSIBLE, MAX_PUNCH, MIN_PUNCH_CHANCE, planPunch, type PunchLimits, type PunchPlan } from "./punch_plan.ts";
 
 /** How attempts with many packets have gone with this peer. */
 export interface PunchRecord {
@@ -17,14 +17,21 @@ export interface PunchRecord {
 
 export const NO_ATTEMPTS: PunchRecord = { failed: 0, refusal: undefined };
 
+/** What the two operators allow of attempts with many packets. */
+export interface GuessingRules {
+  readonly limits: PunchLimits;
+  /** The peer's operator has switched them off. */
+  readonly isOffThere: boolean;
+}
+
+const AS_BUILT: GuessingRules = { limits: MAX_PUNCH, isOffThere: false };
+
 /** Behind one router or one carrier, where neither the inside network nor a packet that turns round (hairpin) joins the two. */
 const ONE_ADDRESS =
   "Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other";
 const REMEDY_INSIDE =
   "switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible";
 const REMEDY = "a port forward or UPnP on either router would make a direct path possible";
-/** Failures that happen by chance less often than this have another cause. */
-const IMPLAUSIBLE = 0.01;
 
 /**
  * @param remoteName the peer's name
@@ -36,6 +43,7 @@ export function explainNoDirect(
   remoteName: string,
   record: PunchRecord = NO_ATTEMPTS,
   isOneAddress = false,
+  rules: GuessingRules = AS_BUILT,
 ): string {
   if (local.udpBlocked && remote.udpBlocked) {
     return `Both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible`;
@@ -52,9 +60,10 @@ export function explainNoDirect(
   const theirs = natLabel(remote);
   const obstacle = obstacleOf(local, remote, remoteName);
   if (obstacle !== undefined) {
-    const plan = planPunch(local, remote);
-    const guessing = plan === undefined ? [] : [guessingWords(plan, record, remoteName)];
-    return [obstacle, ...guessing, REMEDY].join("; ");
+    const off = switchedOffWords(rules, remoteName);
+    const plan = planPunch(local, remote, { limits: rules.limits, failed: record.failed });
+    const guessing = off ?? (plan === undefined ? undefined : guessingWords(plan, record, remoteName));
+    return [obstacle, guessing, REMEDY].filter((part) => part !== undefined).join("; ");
   }
   if (ours === "unknown" || theirs === "unknown") {
     const whose = ours === "unknown" ? "this network" : `the network of "${remoteName}"`;
@@ -77,21 +86,45 @@ function obstacleOf(local: NatReport, remote: NatReport, remoteName: string): st
   return undefined;
 }
 
+function switchedOffWords({ limits, isOffThere }: GuessingRules, remoteName: string): string | undefined {
+  if (limits.packets === 0) return `guessing ports is switched off on this machine by --punch-packets 0`;
+  return isOffThere ? `guessing ports is switched off on "${remoteName}"` : undefined;
+}
+
 /** What is to be expected of guessing ports, or has come of it. */
-function guessingWords({ chance, probes }: PunchPlan, { failed, refusal }: PunchRecord, remoteName: string): string {
-  if (chance < MIN_PUNCH_CHANCE) {
-    return `guessing ports with ${probes} packets from each side would succeed ${chanceWords(chance)}, so it is not tried, which is normal for this pair`;
+function guessingWords(plan: PunchPlan, { failed, refusal }: PunchRecord, remoteName: string): string {
+  const { chance } = plan;
+  if (plan.chanceInAll < MIN_PUNCH_CHANCE) {
+    return `guessing ports with ${packetWords(plan)} would succeed ${chanceWords(chance)}, so it is not tried, which is normal for this pair`;
   }
   if (refusal === "unwilling") return `"${remoteName}" does not agree to guessing ports`;
   if (refusal === "not attested") {
     return `ports are not guessed, since the coordinator has not seen the public address of "${remoteName}" itself`;
   }
+  if (plan.rounds > 1 && (1 - chance) ** failed >= IMPLAUSIBLE) return roundsWords(plan, failed);
   if (failed === 0) return `the port will be guessed in a moment, which succeeds ${chanceWords(chance)}`;
   const attempts = failed === 1 ? "one attempt" : `${failed} attempts`;
   if ((1 - chance) ** failed < IMPLAUSIBLE) {
     return `${attempts} at guessing the port found nothing, although each succeeds ${chanceWords(chance)}: packets are being lost, perhaps in a firewall`;
   }
   return `${attempts} at guessing the port found nothing so far, where each succeeds ${chanceWords(chance)}; more follow`;
+}
+
+function packetWords({ probes, peerProbes }: PunchPlan): string {
+  if (peerProbes === 0) return `${probes} packets`;
+  return probes === peerProbes
+    ? `${probes} packets from each side`
+    : `${probes} packets from here and ${peerProbes} from there`;
+}
+
+/** Of blocks that serve one destination with each port: what one round brings, and all of them. */
+function roundsWords({ chance, chanceInAll, probes, rounds }: PunchPlan, failed: number): string {
+  const each = `a round of ${probes} packets, at most half of a router's block of ports, succeeds ${chanceWords(chance)}`;
+  if (failed >= rounds) return `${failed} rounds of guessing ports found nothing, where ${each}; one more follows each 10 minutes`;
+  const budget = `${rounds} of them, two minutes apart, ${chanceWords(chanceInAll)}`;
+  return failed === 0
+    ? `ports are guessed in rounds: ${each}, ${budget}`
+    : `${failed} of ${rounds} rounds of guessing ports found nothing so far: ${each}, ${budget}`;
 }
 
 /** `in 63 % of cases`, `once in 260 attempts`. */

@@ -6,7 +6,7 @@
  * All tests run side by side, so the answer takes about one round trip plus the time that silence needs to be certain.
  *
  * A NAT that uses other ports than ours is asked for a few more, from short-lived sockets, to see how it picks them
- * (port_allocation.ts). Each answer to the data socket is followed by one request that echoes what it brought, which makes the
+ * (port_allocation.ts), and one with a small block for more again, to see whether a port serves several destinations (port_reuse.ts). Each answer to the data socket is followed by one request that echoes what it brought, which makes the
  * coordinator believe our address (PROTOCOL.md, "STUN").
  *
  * With one coordinator address the full and the restricted cone look alike: then the stricter is assumed and `certain` is false.
@@ -18,6 +18,7 @@ import { equalBytes } from "../../shared/bytes.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { Filtering, Mapping } from "../../shared/wire/candidates.ts";
 import { judgePorts, type PortAllocation } from "./port_allocation.ts";
+import { judgeReuse, type PortSample, samplesToTell } from "./port_reuse.ts";
 
 /** Which socket a request leaves from: the data socket, one of two sockets that have never sent anything, or one only to see its port. */
 export type DiscoverySocket = "data" | "filter-port" | "filter-address" | `sample-${number}`;
@@ -39,6 +40,8 @@ export interface DiscoveryResult {
   readonly certain: boolean;
   /** How our NAT picks ports; told once the tests have ended. */
   readonly allocation: PortAllocation | undefined;
+  /** Mappings that the tests have made at a NAT with one for each destination. */
+  readonly mappings: number;
   /** No server answered at all. */
   readonly udpBlocked: boolean;
   /** Have the tests ended? Addresses may be used before. */
@@ -55,8 +58,10 @@ const ANONYMOUS_SILENCE_MS = 2500;
 /** No answer to anything by then: UDP is blocked. */
 const BLOCKED_AFTER_MS = 2800;
 const MAX_SERVERS = 8;
-/** Sockets that only ask for a port of each server: with four servers 24 ports are known, and no agent asks more than 30 questions. */
+/** Sockets that only ask for a port of each server: with four servers 24 ports are known, after 30 questions. */
 const SAMPLE_SOCKETS = 5;
+/** So many of them have been answered before their ports are judged for the first time; the last may be lost. */
+const SAMPLES_ANSWERED = 0.8;
 /** Anonymous requests are few: 20 a second for each source. */
 const ANONYMOUS_SAMPLE_SOCKETS = 2;
 
@@ -83,6 +88,7 @@ export class NatDiscovery {
   #isComplete = false;
   /** So many servers, from the first, the sample sockets have asked. */
   #serversSampled = 0;
+  #hasAskedOfReuse = false;
 
   /**
    * @param servers of one address family: address 1 port 1, address 1 port 2, then address 2 likewise when there is one
@@ -141,6 +147,7 @@ export class NatDiscovery {
       if (answer.echo !== undefined) this.#ask("data", request.to, now, { echo: answer.echo });
       this.#sample(now);
     }
+    this.#sampleReuse(now);
     this.handleTimeout(now);
     return request;
   }
@@ -188,7 +195,17 @@ export class NatDiscovery {
       isCompared &&
       (this.#hasTwoAddresses() || filtering === "address-and-port-dependent");
     const allocation = this.#isComplete ? this.#allocation() : undefined;
-    return { publicAddresses, mapping, filtering, certain, allocation, udpBlocked, isComplete: this.#isComplete };
+    const mappings = this.#transactions.filter(({ request }) => request.echo === undefined).length;
+    return {
+      publicAddresses,
+      mapping,
+      filtering,
+      certain,
+      allocation,
+      mappings,
+      udpBlocked,
+      isComplete: this.#isComplete,
+    };
   }
 
   #ask(
@@ -214,6 +231,21 @@ export class NatDiscovery {
     for (let i = 0; i < this.#sampleSockets; i++) for (const to of servers) this.#ask(`sample-${i}`, to, now);
   }
 
+  /** Asks from more sockets where that will show whether the ports of a block serve several destinations each. Once. */
+  #sampleReuse(now: Instant): void {
+    const asked = this.#transactions.filter(({ request }) => request.socket.startsWith("sample"));
+    const answered = asked.filter(({ answer }) => answer !== undefined).length;
+    if (this.#hasAskedOfReuse || this.#sampleSockets < SAMPLE_SOCKETS || answered === 0) return;
+    if (answered < asked.length * SAMPLES_ANSWERED) return;
+    const { ports, sharesPorts } = this.#allocation() ?? {};
+    if (ports === undefined || ports.stride !== 0 || sharesPorts !== undefined) return;
+    if (this.#mapping() !== "address-and-port-dependent") return;
+    this.#hasAskedOfReuse = true;
+    const wanted = samplesToTell(ports.last - ports.first + 1, this.#servers.length) ?? 0;
+    const sockets = Math.ceil(wanted / this.#servers.length);
+    for (let i = SAMPLE_SOCKETS; i < sockets; i++) for (const to of this.#servers) this.#ask(`sample-${i}`, to, now);
+  }
+
   #isPreserving(): boolean {
     const answers = this.#dataAnswers();
     return answers.length > 0 && answers.every(({ answer }) => answer.port === this.#dataPort);
@@ -223,11 +255,16 @@ export class NatDiscovery {
     const mapping = this.#mapping();
     if (mapping === undefined) return undefined;
     if (mapping === "none" || this.#isPreserving()) return { kind: "preserving", ports: undefined };
-    const ports = this.#transactions.flatMap(({ request, answer }) =>
-      answer !== undefined && request.echo === undefined && !request.socket.startsWith("filter") ? [answer.port] : [],
+    const samples = this.#transactions.flatMap(({ request: { socket, to, echo }, answer }): PortSample[] =>
+      answer === undefined || echo !== undefined || socket.startsWith("filter")
+        ? []
+        : [{ port: answer.port, destination: `${to.ip}|${to.port}` }],
     );
     // One mapping that serves several servers shows its port to each of them.
-    return judgePorts([...new Set(ports)]);
+    const judged = judgePorts([...new Set(samples.map(({ port }) => port))]);
+    if (judged?.kind !== "block" || judged.ports === undefined || mapping !== "address-and-port-dependent") return judged;
+    const { first, last } = judged.ports;
+    return { ...judged, sharesPorts: judgeReuse(samples, last - first + 1) };
   }
 
   #silenceAt(): Instant {

@@ -11,6 +11,8 @@ export interface PortAllocation {
   readonly kind: Allocation;
   /** Of a counter: the next port and the step. Of a block: its borders, as far as known. */
   readonly ports: PortRange | undefined;
+  /** Of a block: does a port serve several destinations (port_reuse.ts)? */
+  readonly sharesPorts?: boolean | undefined;
 }
 
 /** A counter's step, and what other machines behind the same NAT may take between two of our requests. */

@@ -109,8 +109,8 @@ export class Volley {
 
   /** When nothing more can come of it. */
   get endsAt(): Instant {
-    const { probes, sockets, perSecond } = this.plan;
-    return after(this.startedAt, (Math.max(probes, sockets) / perSecond) * 1000 + LISTEN_MS);
+    const { probes, peerProbes, sockets, perSecond } = this.plan;
+    return after(this.startedAt, (Math.max(probes, peerProbes, sockets) / perSecond) * 1000 + LISTEN_MS);
   }
 
   handleTimeout(now: Instant): void {

@@ -61,11 +61,12 @@ export interface StunResult {
 const AMPLIFICATION_LIMIT = 2.5;
 const ANONYMOUS_RATE = { perSecond: 20, burst: 20 };
 const ANONYMOUS_CHANGE_RATE = { perSecond: 2, burst: 2 };
-const TOKEN_RATE = { perSecond: 50, burst: 50 };
+/** An agent behind a block of ports asks some 140 questions at once to learn how its NAT uses them. */
+const TOKEN_RATE = { perSecond: 50, burst: 150 };
 /** Each source is about 200 bytes: 2 MB at most. */
 const MAX_SOURCES = 10_000;
 /** Requests in flight to our several sockets overtake each other, so this many of the newest numbers are told apart. */
-const SEQUENCE_WINDOW = 32;
+const SEQUENCE_WINDOW = 256;
 /** An echo is good for this long, and for as long again. Agents refresh each 20 s. */
 const ECHO_PERIOD_MS = 120_000;
 const SOFTWARE = "TunnelMesh";

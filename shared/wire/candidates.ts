@@ -40,6 +40,9 @@ const FLAG_UDP_BLOCKED = 1;
 const FLAG_CERTAIN = 2;
 const FLAG_PORTS = 4;
 const FLAG_ROOTLESS = 8;
+const FLAG_PORTS_SHARED = 16;
+const FLAG_PORTS_EXCLUSIVE = 32;
+const FLAG_NO_GUESSING = 64;
 
 export const MAX_CANDIDATES = 24;
 
@@ -62,6 +65,8 @@ export interface NatReport {
   readonly allocation: Allocation | undefined;
   /** Of a block and a counter. */
   readonly ports?: PortRange | undefined;
+  /** Does one external port serve several destinations? Asked of a block only; undefined: not known. */
+  readonly sharesPorts?: boolean | undefined;
   /** Nothing came back on UDP at all. */
   readonly udpBlocked: boolean;
   readonly certain: boolean;
@@ -79,6 +84,8 @@ export interface CandidateList {
   readonly generation: number;
   /** The agent has no network device: it takes streams, not packets. */
   readonly isRootless?: boolean;
+  /** The agent takes no part in attempts with many packets: its operator has switched them off. */
+  readonly isGuessingOff?: boolean;
   readonly nat: NatReport;
   readonly candidates: readonly WireCandidate[];
 }
@@ -95,7 +102,10 @@ export function writeCandidates(writer: Writer, list: CandidateList): void {
       (nat.udpBlocked ? FLAG_UDP_BLOCKED : 0) |
         (nat.certain ? FLAG_CERTAIN : 0) |
         (nat.ports === undefined ? 0 : FLAG_PORTS) |
-        (list.isRootless === true ? FLAG_ROOTLESS : 0),
+        (list.isRootless === true ? FLAG_ROOTLESS : 0) |
+        (nat.sharesPorts === true ? FLAG_PORTS_SHARED : 0) |
+        (nat.sharesPorts === false ? FLAG_PORTS_EXCLUSIVE : 0) |
+        (list.isGuessingOff === true ? FLAG_NO_GUESSING : 0),
     )
     .u8(candidates.length);
   for (const { kind, address } of candidates) writer.u8(KINDS.indexOf(kind)).bytes(packAddress(address));
@@ -135,14 +145,23 @@ export function readCandidates(reader: Reader): CandidateList | undefined {
   }
   const ports = (flags & FLAG_PORTS) === 0 ? undefined : readPorts(reader);
   if (reader.failed) return undefined;
+  const [isShared, isExclusive] = [(flags & FLAG_PORTS_SHARED) !== 0, (flags & FLAG_PORTS_EXCLUSIVE) !== 0];
   const nat: NatReport = {
     mapping,
     filtering,
     allocation,
     ...(ports === undefined ? {} : { ports }),
+    ...(isShared === isExclusive ? {} : { sharesPorts: isShared }),
     udpBlocked: (flags & FLAG_UDP_BLOCKED) !== 0,
     certain: (flags & FLAG_CERTAIN) !== 0,
   };
   const isRootless = (flags & FLAG_ROOTLESS) !== 0;
-  return { generation, nat, candidates, ...(isRootless ? { isRootless } : {}) };
+  const isGuessingOff = (flags & FLAG_NO_GUESSING) !== 0;
+  return {
+    generation,
+    nat,
+    candidates,
+    ...(isRootless ? { isRootless } : {}),
+    ...(isGuessingOff ? { isGuessingOff } : {}),
+  };
 }

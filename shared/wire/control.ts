@@ -10,7 +10,7 @@
  *   0x07 wish           rung 1 (0 auto, 1 direct, 2 ssh, 3 websocket)    the operator's choice on the sender's side
  *   0x08 known          generation 4, rung 1    the newest candidates and wish of the receiver that the sender has
  *   0x09 received       small packets 8, large packets 8         what has come from the receiver of this, since the session began
- *   0x0a punch offer    attempt 4, role 1, flags 1 (1: answers yours), sockets 2, probes 2, per second 2, ports 6 (zeros: unknown)
+ *   0x0a punch offer    attempt 4, role 1, flags 1 (1: answers yours, 2: own packets follow), sockets 2, probes 2, per second 2, ports 6 (zeros: unknown), own packets 2
  *   0x0b punch end      attempt 4, reason 1, retry after 2 (seconds)
  *
  * Unknown kinds are counted and ignored; trailing bytes are ignored.
@@ -52,6 +52,8 @@ export interface PunchOffer {
   readonly sockets: number;
   readonly probes: number;
   readonly perSecond: number;
+  /** Of two sides that meet: what the sender of the offer itself will send, where its NAT has no room for `probes`. */
+  readonly ownPackets?: number | undefined;
   readonly ports?: PortRange | undefined;
 }
 
@@ -93,6 +95,7 @@ const KIND = {
 } as const;
 const FLAG_ANSWERED = 1;
 const FLAG_IS_ANSWER = 1;
+const FLAG_OWN_PACKETS = 2;
 const NO_PORTS: PortRange = { first: 0, last: 0, stride: 0 };
 
 export function encodeControl(message: ControlMessage): Uint8Array {
@@ -133,11 +136,12 @@ export function encodeControl(message: ControlMessage): Uint8Array {
       writer
         .u32(message.attempt)
         .u8(PUNCH_ROLES.indexOf(message.role))
-        .u8(message.isAnswer ? FLAG_IS_ANSWER : 0)
+        .u8((message.isAnswer ? FLAG_IS_ANSWER : 0) | (message.ownPackets === undefined ? 0 : FLAG_OWN_PACKETS))
         .u16(message.sockets)
         .u16(message.probes)
         .u16(message.perSecond);
       writePorts(writer, message.ports ?? NO_PORTS);
+      if (message.ownPackets !== undefined) writer.u16(message.ownPackets);
       break;
     case "punch_end":
       writer.u32(message.attempt).u8(PUNCH_END_REASONS.indexOf(message.reason)).u16(message.retryAfterSeconds);
@@ -210,10 +214,12 @@ function readBody(kind: number, reader: Reader): ControlMessage | undefined {
 function readOffer(reader: Reader): PunchOffer | undefined {
   const attempt = reader.u32();
   const role = PUNCH_ROLES[reader.u8()];
-  const isAnswer = (reader.u8() & FLAG_IS_ANSWER) !== 0;
+  const flags = reader.u8();
+  const isAnswer = (flags & FLAG_IS_ANSWER) !== 0;
   const [sockets, probes, perSecond] = [reader.u16(), reader.u16(), reader.u16()];
   const ports = readPorts(reader);
+  const ownPackets = (flags & FLAG_OWN_PACKETS) === 0 ? undefined : reader.u16();
   if (role === undefined) return undefined;
-  const known = ports === undefined ? {} : { ports };
+  const known = { ...(ports === undefined ? {} : { ports }), ...(ownPackets === undefined ? {} : { ownPackets }) };
   return { type: "punch_offer", attempt, role, isAnswer, sockets, probes, perSecond, ...known };
 }

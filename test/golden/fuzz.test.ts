@@ -227,6 +227,7 @@ describe("round trips", () => {
         "random" as const,
       ),
       ports: fc.option(ports, { nil: undefined }),
+      sharesPorts: fc.option(fc.boolean(), { nil: undefined }),
       udpBlocked: fc.boolean(),
       certain: fc.boolean(),
     }),
@@ -259,8 +260,13 @@ describe("round trips", () => {
         probes: u16,
         perSecond: u16,
         ports: fc.option(ports, { nil: undefined }),
+        ownPackets: fc.option(u16, { nil: undefined }),
       })
-      .map(({ ports: known, ...offer }) => (known === undefined ? offer : { ...offer, ports: known })),
+      .map(({ ports: known, ownPackets, ...offer }) => ({
+        ...offer,
+        ...(known === undefined ? {} : { ports: known }),
+        ...(ownPackets === undefined ? {} : { ownPackets }),
+      })),
     fc.record({
       type: fc.constant("punch_end" as const),
       attempt: u32,

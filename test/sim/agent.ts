@@ -10,6 +10,7 @@ import type { Leg, PlaneReport } from "../../agent/data/plane.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../../agent/node/contract.ts";
 import { DATA_LEG_IPV4, RELAY_LEGS } from "../../agent/node/legs.ts";
 import { Node } from "../../agent/node/node.ts";
+import type { PunchLimits } from "../../agent/path/punch_plan.ts";
 import type { VirtualClock } from "./clock.ts";
 import { START_UNIX_MS } from "./coordinator.ts";
 import type { AgentKeys } from "./keys.ts";
@@ -55,6 +56,8 @@ export class SimAgent {
   readonly firedAt: number[] = [];
   /** Mesh addresses, and when each `welcome` came. */
   meshIPv4 = "";
+  /** As its operator wants them, from the next start on. */
+  punchLimits: PunchLimits | undefined;
   joinedAt: number | undefined;
   node!: Node;
   plane!: DataPlane;
@@ -265,6 +268,7 @@ export class SimAgent {
         pin: (name, id) => this.pinned.set(name, id),
       },
       useDirect: true,
+      ...(this.punchLimits === undefined ? {} : { punchLimits: this.punchLimits }),
       allowLoopback: false,
       isMeshAddress: (ip) => ip.startsWith("100.96."),
     });

@@ -58,6 +58,8 @@ export class Nat {
   #nextPort: number | undefined;
   /** Mappings at this moment at most, since it was made. */
   peakMappings = 0;
+  /** Of a block, and without those that have expired. */
+  peakPortsTaken = 0;
   /** When each filter was last opened: owner, then remote. */
   readonly #openedAt = new Map<string, number>();
 
@@ -137,9 +139,17 @@ export class Nat {
       this.#byKey.set(key, entry);
       this.#byPort.set(portKey, entry);
       this.peakMappings = Math.max(this.peakMappings, this.#byKey.size);
+      this.#countPorts(now);
       return entry;
     }
     return undefined;
+  }
+
+  #countPorts(now: number): void {
+    if (typeof this.behavior.allocation !== "object" || this.behavior.allocation.kind !== "block") return;
+    const isAlive = ({ usedAt }: Entry): boolean => now - usedAt <= this.#lifetimeMs;
+    const taken = new Set([...this.#byPort.values()].filter(isAlive).map(({ externalPort }) => externalPort));
+    this.peakPortsTaken = Math.max(this.peakPortsTaken, taken.size);
   }
 
   #pickPort(internalPort: number, tries: number): number {

@@ -48,6 +48,9 @@ key-file = "/k"
       options: { forward: [forward, { protocol: "udp" }], expose: [22, 80], socks: [{ port: 1080 }] },
     });
     // A flag replaces the list, it does not add to it.
+    expect(parse(["up"], "punch-packets = 0\npunch-sockets = 32\npunch-rate = 500")).toMatchObject({
+      options: { punchPackets: 0, punchSockets: 32, punchRate: 500 },
+    });
     const parsed = parse(["up", "--expose", "443"], "expose = [22, 80]");
     expect(parsed).toMatchObject({ options: { expose: [443] } });
   });

@@ -24,6 +24,7 @@ describe("commands", () => {
       "debug",
     );
     argv.push("--log-format", "json", "--state-dir", "/s", "--socket", "/a.sock");
+    argv.push("--punch-sockets", "64", "--punch-packets", "0", "--punch-rate", "2000");
     expect(parseArguments(argv, {})).toEqual({
       command: "up",
       options: {
@@ -37,6 +38,9 @@ describe("commands", () => {
         dns: true,
         allowJump: [],
         portMapping: false,
+        punchSockets: 64,
+        punchPackets: 0,
+        punchRate: 2000,
         forward: [],
         socks: [],
         expose: [],
@@ -326,6 +330,21 @@ describe("the environment", () => {
     expect(parseArguments(["status"], { TUNNELMESH_JSON: "yes" })).toMatchObject({ options: { json: true } });
     expect(parseArguments(["status"], { TUNNELMESH_JSON: "0" })).toMatchObject({ options: { json: false } });
     expect(parseArguments(["up"], { TUNNELMESH_NO_DIRECT: "0" })).toMatchObject({ options: { direct: true } });
+  });
+
+  test("the caps of guessing ports are only ever lowered", () => {
+    const refused = (...argv: string[]) => parseArguments(["up", ...argv], {});
+    expect(refused("--punch-sockets", "385")).toMatchObject({ exitCode: EXIT.usage });
+    expect(refused("--punch-sockets", "0")).toMatchObject({ exitCode: EXIT.usage });
+    expect(refused("--punch-packets", "4001")).toMatchObject({ exitCode: EXIT.usage });
+    expect(refused("--punch-rate", "0")).toMatchObject({ exitCode: EXIT.usage });
+    expect(parseArguments(["up"], { TUNNELMESH_PUNCH_PACKETS: "5000" })).toEqual({
+      exitCode: EXIT.usage,
+      error: 'TUNNELMESH_PUNCH_PACKETS has the value "5000": it must be a whole number from 0 to 4000',
+    });
+    expect(parseArguments(["up"], { TUNNELMESH_PUNCH_PACKETS: "100" })).toMatchObject({
+      options: { punchPackets: 100 },
+    });
   });
 
   test("a bad value is refused by the name of its variable", () => {

@@ -40,6 +40,7 @@ describe("what the agent is given", () => {
       tun: "auto",
       direct: true,
       portMapping: true,
+      punchLimits: { sockets: 384, packets: 4000, perSecond: 2000 },
       forwards: [],
       socks: [],
       expose: [],
@@ -48,6 +49,12 @@ describe("what the agent is given", () => {
     });
     expect(readdirSync(stateDir)).toEqual(expect.arrayContaining(["identity", "session_key", "handshake_clock.json"]));
     lockStateDir(stateDir).release();
+  });
+
+  test("caps of guessing ports can be lowered, by flag or environment", async () => {
+    host.env = { TUNNELMESH_PUNCH_RATE: "100" };
+    expect(await up([URL_TEXT, "--punch-sockets", "16", "--punch-packets", "0"])).toBe(EXIT.ok);
+    expect(config?.punchLimits).toEqual({ sockets: 16, packets: 0, perSecond: 100 });
   });
 
   test("without a key: no fingerprint is expected yet", async () => {

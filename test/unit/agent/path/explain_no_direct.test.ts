@@ -1,6 +1,7 @@
 /** Golden texts: what `why` says against a direct path, for each pair of networks. */
 import { describe, expect, test } from "vitest";
 import { explainNoDirect, NO_ATTEMPTS, type PunchRecord } from "../../../../agent/path/explain_no_direct.ts";
+import { MAX_PUNCH } from "../../../../agent/path/punch_plan.ts";
 import { isDirectExpected } from "../../../../agent/path/nat_behavior.ts";
 import { type Filtering, type Mapping, type NatReport, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
 
@@ -26,6 +27,7 @@ const NETWORKS = {
   sequential: symmetric({ allocation: "sequential", ports: { first: 20_000, last: 20_000, stride: 1 } }),
   "block of 512": block(512),
   "block of 4096": block(4096),
+  "exclusive block": { ...block(512), sharesPorts: false },
   "UDP blocked": { ...UNKNOWN_NAT, udpBlocked: true },
   unknown: UNKNOWN_NAT,
 } as const;
@@ -39,6 +41,7 @@ const THERE =
   'The router of "nas" uses a different port per destination (symmetric) and this router admits only exact ports';
 const BOTH = "Both routers use a different port per destination (symmetric) and admit only exact ports";
 const SOON = "the port will be guessed in a moment, which succeeds";
+const ROUND = "a round of 244 packets, at most half of a router's block of ports, succeeds in 20 % of cases";
 const NORMAL = "so it is not tried, which is normal for this pair";
 
 /** For the pairs that plain opening cannot join, and those of which a side is not known or blocked. */
@@ -60,6 +63,11 @@ function expected(here: Network, there: Network): string {
   const isExact = (name: Network): boolean => name === "port-restricted" || name === "firewalled";
   if (isHard(here) && isExact(there)) return `${HERE} (port-restricted cone); ${SOON} nearly always; ${REMEDY}`;
   if (isExact(here) && isHard(there)) return `${THERE} (port-restricted cone); ${SOON} nearly always; ${REMEDY}`;
+  const pair = `${here} x ${there}`;
+  if (pair === "exclusive block x symmetric" || pair === "symmetric x exclusive block") {
+    const packets = here === "symmetric" ? "4000 packets from here and 244" : "244 packets from here and 4000";
+    return `${BOTH}; guessing ports with ${packets} from there would succeed once in 34 attempts, ${NORMAL}; ${REMEDY}`;
+  }
   if (isHard(here) && isHard(there))
     return `${BOTH}; ${MEETING[[here, there].toSorted().join(" x ")] ?? "?"}; ${REMEDY}`;
   return `No direct path yet although these routers (${LABELS[here] ?? ""}, ${LABELS[there] ?? ""}) allow one: probes are being lost, perhaps in a firewall; probing goes on`;
@@ -75,6 +83,7 @@ const LABELS: Readonly<Partial<Record<Network, string>>> = {
   sequential: "symmetric",
   "block of 512": "symmetric",
   "block of 4096": "symmetric",
+  "exclusive block": "symmetric",
 };
 
 /** From n packets of each side among Na x Nb pairs of ports, or n among N opposite a counter: 1 - exp(-n^2 / (Na Nb)), 1 - exp(-n / N). */
@@ -89,6 +98,11 @@ const MEETING: Readonly<Record<string, string>> = {
   "block of 512 x block of 512": `${SOON} nearly always`,
   "block of 4096 x block of 512": `${SOON} nearly always`,
   "block of 4096 x block of 4096": `${SOON} in 61 % of cases`,
+  // Half of the block, and 4000 packets opposite it.
+  "block of 512 x exclusive block": `${SOON} in 98 % of cases`,
+  "block of 4096 x exclusive block": `${SOON} in 37 % of cases`,
+  "exclusive block x exclusive block": `ports are guessed in rounds: ${ROUND}, 16 of them, two minutes apart, in 97 % of cases`,
+  "exclusive block x sequential": `ports are guessed in rounds: a round of 244 packets, at most half of a router's block of ports, succeeds in 38 % of cases, 16 of them, two minutes apart, nearly always`,
 };
 
 describe.each(NAMES)("%s here", (here) => {
@@ -120,6 +134,18 @@ test.each(NAMES.flatMap((here) => NAMES.map((there) => [here, there] as const)))
     }
   },
 );
+test("guessing that an operator has switched off, here or there", () => {
+  const say = (packets: number, isOffThere: boolean): string =>
+    explainNoDirect(NETWORKS["port-restricted"], NETWORKS.symmetric, "nas", NO_ATTEMPTS, false, {
+      limits: { ...MAX_PUNCH, packets },
+      isOffThere,
+    });
+  const here = "guessing ports is switched off on this machine by --punch-packets 0";
+  expect(say(0, false)).toBe(`${THERE} (port-restricted cone); ${here}; ${REMEDY}`);
+  expect(say(4000, true)).toBe(
+    `${THERE} (port-restricted cone); guessing ports is switched off on "nas"; ${REMEDY}`,
+  );
+});
 
 describe("how attempts have gone", () => {
   const say = (here: Network, there: Network, record: Partial<PunchRecord>): string =>
@@ -139,6 +165,34 @@ describe("how attempts have gone", () => {
       "symmetric",
       { failed: 1 },
       `${THERE} (port-restricted cone); one attempt at guessing the port found nothing, although each succeeds nearly always: packets are being lost, perhaps in a firewall; ${REMEDY}`,
+    ],
+    [
+      "rounds in blocks of which each port serves one, before the first",
+      "exclusive block",
+      "exclusive block",
+      {},
+      `${BOTH}; ports are guessed in rounds: ${ROUND}, 16 of them, two minutes apart, in 97 % of cases; ${REMEDY}`,
+    ],
+    [
+      "rounds, after some",
+      "exclusive block",
+      "exclusive block",
+      { failed: 3 },
+      `${BOTH}; 3 of 16 rounds of guessing ports found nothing so far: ${ROUND}, 16 of them, two minutes apart, in 97 % of cases; ${REMEDY}`,
+    ],
+    [
+      "rounds, after all of them",
+      "exclusive block",
+      "exclusive block",
+      { failed: 16 },
+      `${BOTH}; 16 rounds of guessing ports found nothing, where ${ROUND}; one more follows each 10 minutes; ${REMEDY}`,
+    ],
+    [
+      "a block of which it is not known, after an attempt that chance does not explain",
+      "block of 512",
+      "block of 512",
+      { failed: 1 },
+      `${BOTH}; 1 of 16 rounds of guessing ports found nothing so far: ${ROUND}, 16 of them, two minutes apart, in 97 % of cases; ${REMEDY}`,
     ],
     [
       "a peer that does not agree",

@@ -1,10 +1,5 @@
 import { describe, expect, test } from "vitest";
-import {
-  MAX_PUNCH_PER_SECOND,
-  MAX_PUNCH_PROBES,
-  MAX_PUNCH_SOCKETS,
-  planPunch,
-} from "../../../../agent/path/punch_plan.ts";
+import { MAX_PUNCH, planPunch } from "../../../../agent/path/punch_plan.ts";
 import { type NatReport, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
 import { SeededRandom } from "../../../sim/random.ts";
 
@@ -80,15 +75,76 @@ describe("the chance", () => {
   });
 });
 
+describe("blocks of which each port serves one destination", () => {
+  const exclusive = (size: number): NatReport => ({ ...block(size), sharesPorts: false });
+
+  test.each([256, 512, 1024])("of %i: rounds of at most half, with the chance of one and of all", (size) => {
+    const plan = planPunch(exclusive(size), exclusive(size));
+    if (plan === undefined) throw new Error("A plan expected");
+    expect(plan.probes).toBeLessThanOrEqual(size / 2);
+    expect(plan.probes).toBeGreaterThan(size * 0.4);
+    expect(plan.chance).toBeCloseTo(1 - Math.exp(-((plan.probes / size) ** 2)), 5);
+    expect(plan.rounds).toBeGreaterThan(1);
+    expect(plan.chanceInAll).toBeCloseTo(1 - (1 - plan.chance) ** plan.rounds, 5);
+    expect(plan.chanceInAll).toBeGreaterThan(0.9);
+  });
+
+  test("opposite one that shares its ports: the other side sends more, and both know it", () => {
+    const [small, large] = [planPunch(exclusive(256), block(256)), planPunch(block(256), exclusive(256))];
+    expect(small?.probes).toBeLessThanOrEqual(128);
+    expect(large?.probes).toBeGreaterThan(2000);
+    expect([small?.peerProbes, small?.probes]).toEqual([large?.probes, large?.peerProbes]);
+    expect(small).toMatchObject({ rounds: 1, chance: 0.999 });
+  });
+
+  test("opposite all ports: no rounds, since each would have to be large", () => {
+    expect(planPunch(exclusive(256), symmetric())).toMatchObject({ rounds: 1 });
+    expect(planPunch(exclusive(256), symmetric())?.chanceInAll).toBeLessThan(0.1);
+  });
+
+  test("are supposed where nothing is known, once an attempt has failed that chance does not explain", () => {
+    expect(planPunch(block(256), block(256))).toMatchObject({ rounds: 1, chance: 0.999 });
+    const after = planPunch(block(256), block(256), { failed: 1 });
+    expect(after?.probes).toBeLessThanOrEqual(128);
+    expect(after?.rounds).toBeGreaterThan(1);
+    const shared = { ...block(256), sharesPorts: true };
+    expect(planPunch(shared, shared, { failed: 3 })).toMatchObject({ rounds: 1, chance: 0.999 });
+    // Something that fails often by chance says nothing of the block.
+    expect(planPunch(block(512), symmetric(), { failed: 3 })).toMatchObject({ rounds: 1, probes: 4000 });
+  });
+});
+
+describe("an operator's caps", () => {
+  test("lower every number, and the chance with them", () => {
+    const limits = { sockets: 32, packets: 200, perSecond: 100 };
+    for (const [a, b] of [
+      [CONE, symmetric()],
+      [symmetric(), CONE],
+      [block(512), block(512)],
+      [COUNTER, COUNTER],
+    ] as const) {
+      const [full, plan] = [planPunch(a, b), planPunch(a, b, { limits })];
+      expect(plan?.sockets).toBeLessThanOrEqual(32);
+      expect(plan?.probes).toBeLessThanOrEqual(200);
+      expect(plan?.perSecond).toBe(100);
+      expect(plan?.chance).toBeLessThanOrEqual(full?.chance ?? 0);
+    }
+  });
+
+  test("of no packets: no plan", () => {
+    expect(planPunch(CONE, symmetric(), { limits: { ...MAX_PUNCH, packets: 0 } })).toBeUndefined();
+  });
+});
+
 test("no plan is larger than the caps, and a smaller range takes fewer packets", () => {
   const nats = [CONE, symmetric(), COUNTER, ...[1, 2, 64, 256, 4096, 60_000].map(block)];
   for (const a of nats) {
     for (const b of nats) {
       const plan = planPunch(a, b);
       if (plan === undefined) continue;
-      expect(plan.sockets).toBeLessThanOrEqual(MAX_PUNCH_SOCKETS);
-      expect(plan.probes).toBeLessThanOrEqual(MAX_PUNCH_PROBES);
-      expect(plan.perSecond).toBeLessThanOrEqual(MAX_PUNCH_PER_SECOND);
+      expect(plan.sockets).toBeLessThanOrEqual(MAX_PUNCH.sockets);
+      expect(plan.probes).toBeLessThanOrEqual(MAX_PUNCH.packets);
+      expect(plan.perSecond).toBeLessThanOrEqual(MAX_PUNCH.perSecond);
       expect(Math.min(plan.sockets, plan.probes)).toBeGreaterThan(0);
     }
   }

@@ -2,7 +2,7 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { StunServer } from "../../../../coordinator/stun/stun_server.ts";
 import { hmacSha256 } from "../../../../shared/session/primitives.ts";
-import { instant } from "../../../../shared/time.ts";
+import { type Instant, instant } from "../../../../shared/time.ts";
 import { decodeStun, encodeStun, STUN_BINDING, type StunAttributes } from "../../../../shared/wire/stun.ts";
 
 describe("an ordinary client", () => {
@@ -248,12 +248,14 @@ describe("an agent with a token", () => {
     expect(server.handle(signed(1, { echo, username: "token2" }), client, primary, t0).observed).toBeUndefined();
   });
 
-  test("may ask for another socket more often than strangers, 50 a second in all", () => {
+  test("may ask for another socket more often than strangers, 150 at once and 50 a second", () => {
     const server = withToken();
-    const answered = Array.from({ length: 80 }, (_, i) =>
-      server.handle(signed(i + 1, { changeRequest: { ip: true, port: true } }), client, primary, t0),
-    ).filter(({ reply }) => reply !== undefined);
-    expect(answered.length).toBe(50);
+    const answered = (first: number, at: Instant) =>
+      Array.from({ length: 200 }, (_, i) =>
+        server.handle(signed(first + i, { changeRequest: { ip: true, port: true } }), client, primary, at),
+      ).filter(({ reply }) => reply !== undefined).length;
+    expect(answered(1, t0)).toBe(150);
+    expect(answered(1001, instant(1000))).toBe(50);
   });
 
   test("a request is observed once: recorded and sent again from elsewhere it does nothing", () => {
@@ -266,11 +268,11 @@ describe("an agent with a token", () => {
   test("requests that overtake each other are all observed, ancient ones are not", () => {
     const server = withToken();
     const echo = echoOf(server, 0);
-    const observed = (sequence: number) =>
-      server.handle(signed(sequence, { echo }), client, primary, t0).observed !== undefined;
-    expect([3, 1, 2, 2, 4].map(observed)).toEqual([true, true, true, false, true]);
-    for (let i = 100; i < 133; i++) observed(i);
-    expect(observed(5)).toBe(false);
+    const observed = (sequence: number, at = t0) =>
+      server.handle(signed(sequence, { echo }), client, primary, at).observed !== undefined;
+    expect([3, 1, 2, 2, 4].map((sequence) => observed(sequence))).toEqual([true, true, true, false, true]);
+    for (let i = 100; i < 100 + 257; i++) expect(observed(i, instant(i * 20))).toBe(true);
+    expect(observed(5, instant(10_000))).toBe(false);
   });
 
   test("a wrong tag, an unknown token or a missing number is refused and never observed", () => {

@@ -1,0 +1,44 @@
+/**
+ * Does one external port of a block serve several destinations at once?
+ *
+ * Linux lets it, some carriers do not: there a subscriber with a block of N ports has N mappings at a time, and an attempt that takes more
+ * only fills the block, so that nothing else of this subscriber gets out (punch_plan.ts).
+ *
+ * One port seen towards two destinations proves that ports are shared. That they never are can only be said after so many samples that
+ * chance would have repeated one.
+ */
+
+export interface PortSample {
+  readonly port: number;
+  /** Ip and port of the server that saw it. */
+  readonly destination: string;
+}
+
+/** Of a NAT that shares ports, so many repetitions are expected: none at all comes about once in a hundred times (exp(-4.6)). */
+const EXPECTED_REPEATS = 4.6;
+/** Some answers are lost, and the first guess at the size of the block may be a little too small. */
+const MARGIN = 1.3;
+/** Enough for blocks of some 1200 ports; larger ones would take more questions than discovery should ask. */
+const MAX_SAMPLES = 140;
+
+/** @param samples of different mappings. Undefined: they do not tell. */
+export function judgeReuse(samples: readonly PortSample[], blockPorts: number): boolean | undefined {
+  const destinations = new Map<number, string>();
+  for (const { port, destination } of samples) {
+    const known = destinations.get(port);
+    if (known !== undefined && known !== destination) return true;
+    destinations.set(port, destination);
+  }
+  // Mappings towards one destination never share a port, so only pairs towards two of them say anything.
+  const perDestination = Map.groupBy(samples, ({ destination }) => destination);
+  const alike = [...perDestination.values()].reduce((sum, { length }) => sum + length ** 2, 0);
+  const pairs = (samples.length ** 2 - alike) / 2;
+  return pairs / blockPorts >= EXPECTED_REPEATS ? false : undefined;
+}
+
+/** How many samples in all would tell; undefined when that is too many, or there are no two destinations. */
+export function samplesToTell(blockPorts: number, destinations: number): number | undefined {
+  if (destinations < 2) return undefined;
+  const wanted = Math.ceil(Math.sqrt((2 * EXPECTED_REPEATS * MARGIN * blockPorts) / (1 - 1 / destinations)));
+  return wanted > MAX_SAMPLES ? undefined : wanted;
+}
