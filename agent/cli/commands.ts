@@ -130,8 +130,16 @@ export function createProgram(run: (command: Command, invoke: () => Invocation) 
         .option("--udp-port <port>", "local UDP port; 0 for any", values.portNumber)
         .option("--no-direct", "never use direct paths")
         .option("--no-port-mapping", "never ask the router to forward a port (PCP, NAT-PMP, UPnP)")
-        .option("--punch-sockets <n>", `sockets that guessing a router's ports may take (default and most: ${MAX_PUNCH.sockets})`, values.punchSockets)
-        .option("--punch-packets <n>", `packets that an attempt at it may send; 0: never guess (default and most: ${MAX_PUNCH.packets})`, values.punchPackets)
+        .option(
+          "--punch-sockets <n>",
+          `sockets that guessing a router's ports may take (default and most: ${MAX_PUNCH.sockets})`,
+          values.punchSockets,
+        )
+        .option(
+          "--punch-packets <n>",
+          `packets that an attempt at it may send; 0: never guess (default and most: ${MAX_PUNCH.packets})`,
+          values.punchPackets,
+        )
         .option("--punch-rate <n>", `and packets a second (default and most: ${MAX_PUNCH.perSecond})`, values.punchRate)
         .option("--no-ssh", "never relay through the coordinator's SSH endpoint")
         .option("--no-websocket", "never relay through the coordinator's WebSocket")

@@ -229,7 +229,17 @@ export class HardPunching {
     const isAnswer = theirs !== undefined;
     const probes = Math.max(plan.probes, peerProbes);
     const ownPackets = role === "meet" ? plan.probes : undefined;
-    this.#send(peer, { type: "punch_offer", attempt: id, role, isAnswer, sockets, probes, perSecond, ports, ownPackets });
+    this.#send(peer, {
+      type: "punch_offer",
+      attempt: id,
+      role,
+      isAnswer,
+      sockets,
+      probes,
+      perSecond,
+      ports,
+      ownPackets,
+    });
     attempt.stage = { name: "offered", at: now };
     if (isAnswer) this.#start(attempt, now);
   }

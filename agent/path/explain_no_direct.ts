@@ -120,7 +120,8 @@ function packetWords({ probes, peerProbes }: PunchPlan): string {
 /** Of blocks that serve one destination with each port: what one round brings, and all of them. */
 function roundsWords({ chance, chanceInAll, probes, rounds }: PunchPlan, failed: number): string {
   const each = `a round of ${probes} packets, at most half of a router's block of ports, succeeds ${chanceWords(chance)}`;
-  if (failed >= rounds) return `${failed} rounds of guessing ports found nothing, where ${each}; one more follows each 10 minutes`;
+  if (failed >= rounds)
+    return `${failed} rounds of guessing ports found nothing, where ${each}; one more follows each 10 minutes`;
   const budget = `${rounds} of them, two minutes apart, ${chanceWords(chanceInAll)}`;
   return failed === 0
     ? `ports are guessed in rounds: ${each}, ${budget}`

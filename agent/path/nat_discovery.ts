@@ -262,7 +262,8 @@ export class NatDiscovery {
     );
     // One mapping that serves several servers shows its port to each of them.
     const judged = judgePorts([...new Set(samples.map(({ port }) => port))]);
-    if (judged?.kind !== "block" || judged.ports === undefined || mapping !== "address-and-port-dependent") return judged;
+    if (judged?.kind !== "block" || judged.ports === undefined || mapping !== "address-and-port-dependent")
+      return judged;
     const { first, last } = judged.ports;
     return { ...judged, sharesPorts: judgeReuse(samples, last - first + 1) };
   }

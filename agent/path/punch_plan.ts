@@ -92,7 +92,8 @@ export function planPunch(local: NatReport, remote: NatReport, context: PunchCon
   if (local.filtering === undefined || remote.filtering === undefined) return undefined;
   const { limits = MAX_PUNCH, failed = 0 } = context;
   if (limits.packets === 0) return undefined;
-  if (!isDependent(remote.mapping)) return { ...inOneRound("spread", guessing(local, limits), limits), room: roomOf(local, true) };
+  if (!isDependent(remote.mapping))
+    return { ...inOneRound("spread", guessing(local, limits), limits), room: roomOf(local, true) };
   if (!isDependent(local.mapping)) return inOneRound("guess", guessing(remote, limits), limits);
   const hopeful = meeting(local, remote, limits, true);
   return (1 - hopeful.chance) ** failed < IMPLAUSIBLE ? meeting(local, remote, limits, false) : hopeful;

@@ -122,16 +122,21 @@ test("blocks of which each port serves one destination: 90 % within 16 rounds of
   expect(runs.filter(({ ms }) => ms !== undefined).length / runs.length).toBeGreaterThanOrEqual(0.9);
 });
 
-test.each([256, 512, 1024])("a block of %i whose ports are shared is known for one, so that one attempt is enough", (size) => {
-  for (let seed = 1; seed <= 5; seed++) {
-    const { one, two } = attempt({ seed, roundTripMs: 50 }, block(size), block(size));
-    for (const agent of [one, two]) expect(agent.node.gathering.natReport().sharesPorts).toBe(true);
-  }
-});
+test.each([256, 512, 1024])(
+  "a block of %i whose ports are shared is known for one, so that one attempt is enough",
+  (size) => {
+    for (let seed = 1; seed <= 5; seed++) {
+      const { one, two } = attempt({ seed, roundTripMs: 50 }, block(size), block(size));
+      for (const agent of [one, two]) expect(agent.node.gathering.natReport().sharesPorts).toBe(true);
+    }
+  },
+);
 
 test("a block that does not share its ports opposite one that does: the other sends more, and one round is enough", () => {
   const [exclusive, shared] = [{ ...block(256, false), filterPerMapping: true }, block(256)];
-  const outcomes = Array.from({ length: 8 }, (_, index) => attempt({ seed: index + 1, roundTripMs: 50 }, exclusive, shared));
+  const outcomes = Array.from({ length: 8 }, (_, index) =>
+    attempt({ seed: index + 1, roundTripMs: 50 }, exclusive, shared),
+  );
   expect(outcomes.filter(({ ms }) => ms !== undefined).length).toBeGreaterThanOrEqual(7);
   for (const { one } of outcomes) expect(one.host.site?.nat.peakPortsTaken).toBeLessThanOrEqual(128);
 });

@@ -142,9 +142,7 @@ test("guessing that an operator has switched off, here or there", () => {
     });
   const here = "guessing ports is switched off on this machine by --punch-packets 0";
   expect(say(0, false)).toBe(`${THERE} (port-restricted cone); ${here}; ${REMEDY}`);
-  expect(say(4000, true)).toBe(
-    `${THERE} (port-restricted cone); guessing ports is switched off on "nas"; ${REMEDY}`,
-  );
+  expect(say(4000, true)).toBe(`${THERE} (port-restricted cone); guessing ports is switched off on "nas"; ${REMEDY}`);
 });
 
 describe("how attempts have gone", () => {

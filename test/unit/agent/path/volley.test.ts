@@ -8,7 +8,17 @@ import { packAddress, unpackAddress } from "../../../../shared/address.ts";
 import { instant } from "../../../../shared/time.ts";
 
 const TARGET = { ip: "198.51.100.7", port: 41_641 };
-const PLAN: PunchPlan = { role: "spread", sockets: 100, probes: 300, perSecond: 2000, chance: 1, peerProbes: 0, room: undefined, rounds: 1, chanceInAll: 1 };
+const PLAN: PunchPlan = {
+  role: "spread",
+  sockets: 100,
+  probes: 300,
+  perSecond: 2000,
+  chance: 1,
+  peerProbes: 0,
+  room: undefined,
+  rounds: 1,
+  chanceInAll: 1,
+};
 const DATA_LEG = 1;
 const FIRST_LEG = -100;
 
