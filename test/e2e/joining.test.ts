@@ -49,6 +49,19 @@ describe("with a join key", () => {
     await agent.process.stop();
   });
 
+  test("caps of guessing ports above the built-in ones are refused, wherever they stand", async () => {
+    const { key } = await keyOf("--reusable");
+    await refused(stage.agent([coordinator.url, "--key", key, "--punch-packets", "4001"]), 2, /from 0 to 4000/);
+    await refused(
+      stage.agent([coordinator.url, "--key", key], { env: { TUNNELMESH_PUNCH_SOCKETS: "385" } }),
+      2,
+      /TUNNELMESH_PUNCH_SOCKETS has the value "385": it must be a whole number from 1 to 384/,
+    );
+    const agent = stage.agent([coordinator.url, "--key", key, "--punch-packets", "0", "--punch-rate", "100"]);
+    await agent.joined();
+    await agent.process.stop();
+  });
+
   test("a single-use key lets nobody else in", async () => {
     const { key } = await keyOf();
     const first = stage.agent([coordinator.url, "--key", key]);

@@ -11,6 +11,8 @@ import type { Site, SiteNat } from "./topology.ts";
 const MAX_PACKETS = 4000;
 /** What else has an entry: TCP to the coordinator, discovery, plain rounds. */
 const OTHER_ENTRIES = 150;
+/** Of a block of ports discovery takes more samples (agent/path/port_reuse.ts). */
+const BLOCK_SAMPLES = 116;
 
 const PAIRS: readonly [SiteNat, SiteNat][] = [
   ["portrestricted", "symmetric"],
@@ -30,7 +32,10 @@ function effortOf(agent: MeshAgent): { readonly packets: number; readonly attemp
   return { packets: punched.reduce((sum, { fields }) => sum + Number(fields["packets"]), 0), attempts: punched.length };
 }
 
-/** Entries in the tables of this site's NATs. */
+/**
+ * Entries in the table of this site's NAT. Conntrack keeps one without an answer for 30 s, longer than a case lasts, so what is there
+ * after the path has been found is the most that there was.
+ */
 async function entriesOf(site: Site): Promise<number> {
   const machine = site.router ?? site.host;
   return Number(await machine.execChecked(["conntrack", "-C"]));
@@ -53,9 +58,10 @@ describe("pairs of NATs that take many packets", () => {
         expect(attempts).toBeGreaterThan(0);
         expect(packets).toBeLessThanOrEqual(attempts * MAX_PACKETS);
       }
-      efforts.forEach(({ attempts }, index) =>
-        expect(entries[index]).toBeLessThanOrEqual(attempts * MAX_PACKETS + OTHER_ENTRIES),
-      );
+      efforts.forEach(({ packets }, index) => {
+        const samples = [a, b][index]?.startsWith("symblock") === true ? BLOCK_SAMPLES : 0;
+        expect(entries[index]).toBeLessThanOrEqual(packets + samples + OTHER_ENTRIES);
+      });
       const file = await transferFile(one, two);
       expect(file.bytes).toBe(10_000_000);
       expect((await one.peer(two.name)).path?.kind).toBe("direct");

@@ -1,0 +1,92 @@
+/**
+ * Pairs with a carrier's NAT that never lets an external port serve two destinations. First the NAT itself, judged by sockets on both sides
+ * of it; then what the product makes of it, and how many ports that takes.
+ */
+import { describe, expect, test } from "vitest";
+import { type BlockNat, startBlockNat } from "./block_nat.ts";
+import { withLab } from "./lab_case.ts";
+import { bothDirect, startPair } from "./mesh.ts";
+import { filtering, mappedAddress, startStunServer } from "./stun_probe.ts";
+import { UdpProber } from "./udp_probe.ts";
+
+const SERVERS = ["203.0.113.10", "203.0.113.11"].flatMap((ip) => [3478, 3479].map((port) => ({ ip, port })));
+const [SERVER = { ip: "", port: 0 }] = SERVERS;
+const NOTHING_MS = 300;
+const FIRST_PORT = 40_000;
+
+describe("the NAT", () => {
+  test("maps and filters by address and port, from its block, and never gives a port twice", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }] }, async (lab) => {
+      await startStunServer(lab);
+      const nat = await startBlockNat(lab.site(1), 256);
+      const prober = new UdpProber(lab.site(1).host);
+      const ports: number[] = [];
+      for (let socket = 0; socket < 16; socket += 1) {
+        const bound = await prober.bind();
+        for (const server of SERVERS) {
+          const mapped = await mappedAddress(bound, server);
+          expect(mapped?.ip).toBe(lab.site(1).publicAddress);
+          ports.push(mapped?.port ?? 0);
+          // The session keeps its port.
+          expect(await mappedAddress(bound, server)).toEqual(mapped);
+        }
+      }
+      expect(new Set(ports).size).toBe(64);
+      expect(Math.min(...ports)).toBeGreaterThanOrEqual(FIRST_PORT);
+      expect(Math.max(...ports)).toBeLessThan(FIRST_PORT + 256);
+      expect(await filtering(await prober.bind(), SERVER)).toBe("address-and-port-dependent");
+      expect(await nat.table()).toMatchObject({ now: 65, peak: 65, refused: 0 });
+    });
+  });
+
+  test("lets nothing more out when its block is full, and has room again when sessions are idle", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }] }, async (lab) => {
+      await startStunServer(lab);
+      const nat = await startBlockNat(lab.site(1), 4, 1);
+      const prober = new UdpProber(lab.site(1).host);
+      for (const server of SERVERS) expect(await mappedAddress(await prober.bind(), server)).toBeDefined();
+      const late = await prober.bind();
+      expect(await mappedAddress(late, SERVER, NOTHING_MS)).toBeUndefined();
+      expect(await nat.table()).toMatchObject({ now: 4, refused: 1 });
+      await expect.poll(async () => (await nat.table()).now, { timeout: 5000, interval: 100 }).toBe(0);
+      expect(await mappedAddress(late, SERVER)).toBeDefined();
+    });
+  });
+});
+
+/** Half of its block at most, and something of it: or the test would not see what it counts. */
+async function expectPoliteness(nat: BlockNat, ports: number): Promise<void> {
+  const { peak, refused } = await nat.table();
+  expect(peak).toBeGreaterThan(20);
+  expect(peak).toBeLessThanOrEqual(ports / 2);
+  expect(refused).toBe(0);
+}
+
+describe("pairs with it", () => {
+  test("two of them make a round of at most half of each block: direct, or relayed with the true chance of the rounds", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "portrestricted" }] }, async (lab) => {
+      const nats = await Promise.all(lab.sites.map(async (site) => startBlockNat(site, 512)));
+      const { one, two } = await startPair(lab);
+      const punched = await Promise.all([one, two].map(async (agent) => agent.events.next("punched")));
+      for (const { fields } of punched) expect(Number(fields["packets"])).toBeLessThanOrEqual(256);
+      for (const nat of nats) await expectPoliteness(nat, 512);
+      if (punched.every(({ fields }) => fields["outcome"] === "direct")) await bothDirect(one, two, 10);
+      else {
+        const { path, why } = await one.peer(two.name);
+        expect(path?.kind).not.toBe("direct");
+        expect(why).toMatch(
+          /1 of 16 rounds of guessing ports found nothing so far: a round of \d+ packets, at most half of a router's block of ports, succeeds in (19|2\d) % of cases, 16 of them, two minutes apart, in 9\d % of cases; a port forward/,
+        );
+      }
+    });
+  });
+
+  test("opposite a port-restricted router it takes a few ports of its block, and the path is direct", async () => {
+    await withLab({ sites: [{ nat: "portrestricted" }, { nat: "portrestricted" }] }, async (lab) => {
+      const nat = await startBlockNat(lab.site(2), 256);
+      const { one, two } = await startPair(lab);
+      await bothDirect(one, two, 10);
+      await expectPoliteness(nat, 256);
+    });
+  });
+});
