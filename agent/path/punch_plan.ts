@@ -33,12 +33,14 @@ export interface PunchLimits {
 export const MAX_PUNCH: PunchLimits = { sockets: 384, packets: 4000, perSecond: 2000 };
 /** An attempt, or all its rounds together, with less of a chance is not made. */
 export const MIN_PUNCH_CHANCE = 0.25;
-/** Rounds of half a block: together 95 % for blocks of 256, 97 % for larger ones, in 33 minutes. */
+/** Rounds of half a block: together 93 % for blocks of 256, 97 % for those of 1024, in 33 minutes. */
 export const PUNCH_ROUNDS = 16;
 /** In two minutes no more than the last pause of full attempts lets through: 4000 in 600 s (target_pauses.ts). */
 const MAX_ROUND_PACKETS = 800;
-/** Of half a block: plain rounds have mappings too, and the borders are only nearly known. */
-const RESERVED_PORTS = 12;
+/** Of a block whose borders are only nearly known, so much is half of it for sure. */
+const HALF = 0.48;
+/** Plain rounds have mappings too. */
+const RESERVED_PORTS = 16;
 
 export interface PunchPlan {
   /** What this side does; the peer does the counterpart. */
@@ -107,7 +109,7 @@ export function portCount({ allocation, ports }: NatReport): number {
 /** How many mappings an attempt may have at this NAT; undefined: as many as it likes. */
 function roomOf(nat: NatReport, isHopeful: boolean): number | undefined {
   if (nat.allocation !== "block" || nat.ports === undefined || (nat.sharesPorts ?? isHopeful)) return undefined;
-  return Math.max(1, Math.floor(portCount(nat) / 2) - RESERVED_PORTS);
+  return Math.max(1, Math.floor(portCount(nat) * HALF) - RESERVED_PORTS);
 }
 
 const isCounter = ({ allocation, ports }: NatReport): boolean => allocation === "sequential" && ports !== undefined;

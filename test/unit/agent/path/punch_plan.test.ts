@@ -94,7 +94,8 @@ describe("blocks of which each port serves one destination", () => {
     expect(small?.probes).toBeLessThanOrEqual(128);
     expect(large?.probes).toBeGreaterThan(2000);
     expect([small?.peerProbes, small?.probes]).toEqual([large?.probes, large?.peerProbes]);
-    expect(small).toMatchObject({ rounds: 1, chance: 0.999 });
+    expect(small?.rounds).toBe(1);
+    expect(small?.chance).toBeGreaterThan(0.99);
   });
 
   test("opposite all ports: no rounds, since each would have to be large", () => {
