@@ -12,9 +12,11 @@ export function renderWhy(answer: WhyAnswer, view: View): string {
     lines.push(`Packets go from ${path.localAddress} to ${path.remoteAddress}`);
   }
   if (nat !== undefined) lines.push(`NAT here: ${nat.local ?? "unknown"}; NAT there: ${nat.remote ?? "unknown"}`);
-  if (answer.better.length > 0) {
+  // What the sentence has said already is not said twice.
+  const better = answer.better.filter(({ reason }) => !answer.why.toLowerCase().includes(reason.toLowerCase()));
+  if (better.length > 0) {
     lines.push("", "Why not better:");
-    for (const { kind, reason } of answer.better) lines.push(`  ${kind}: ${printable(reason)}`);
+    for (const { kind, reason } of better) lines.push(`  ${kind}: ${printable(reason)}`);
   }
   if (answer.help.length > 0) {
     lines.push("", "What would help:");

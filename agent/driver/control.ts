@@ -66,6 +66,7 @@ export class Control implements AgentControl {
         nat: natStatusOf(this.#agent.node.gathering),
         names: this.#names(),
         portMapping: portMappingStatus(this.#agent.portMapper?.report, this.#agent.node.gathering),
+        relays: this.#agent.relayStatus(),
         coordinator: {
           url: config.coordinatorUrl,
           connected: self.connected,
@@ -90,8 +91,8 @@ export class Control implements AgentControl {
       online: peer.entry.online,
       path,
       why: peer.why,
-      // The sentence of `why` says it already, but for what is wrong with the router's port mapping.
-      better: [],
+      better: peer.better.map((rung) => ({ ...rung })),
+      // The sentences say it already, but for what is wrong with the router's port mapping.
       help: note === null || path?.kind === "direct" ? [] : [note],
       nat: { local, remote },
       history: this.#history(peer),

@@ -106,6 +106,7 @@ export class MeshAgent {
       useDirect: config.direct,
       isPortChosen: (config.udpPort ?? 0) !== 0,
       punchLimits: config.punchLimits,
+      whyNoSsh: () => this.#relays.whyNoSsh(),
       allowLoopback: this.#withLoopback,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
     });
@@ -130,6 +131,7 @@ export class MeshAgent {
       jumpDoor: jumpDoorOf(config, () => this.#self.name),
       requestToken: () => this.#signal.send({ type: "relay_token_request" }),
       tellLost: (leg) => this.#signal.send({ type: "leg_lost", leg }),
+      onProblem: (problem) => config.log.warn(problem),
       isWanted: (kind) => this.node.wantsRelay(kind, this.#now()),
       onState: (kind, isUp) => this.#step((now) => this.node.handleRelayState(kind, isUp, now)),
       onFrames: (kind, peer, frames) => this.#onRelayFrames(kind, peer, frames),
@@ -193,6 +195,10 @@ export class MeshAgent {
   listen(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  relayStatus(): ReturnType<Relays["status"]> {
+    return this.#relays.status();
   }
 
   /** Asks the data path for fresh counters; they arrive a moment later. */

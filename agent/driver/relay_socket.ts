@@ -2,7 +2,7 @@
  * The relay WebSocket: carries sealed frames to and from the coordinator, many in one message (shared/wire/relay.ts).
  *
  * Separate from signalling, so that small urgent messages never wait behind data. Opened with a one-time token that signalling gives.
- * What waits to be sent is bounded, oldest dropped first: an inner TCP must see loss, not seconds of queue.
+ * What waits to be sent waits in relay_uplink.ts; challenges, which the coordinator answers in their order, are its marks too.
  */
 import { randomInt } from "node:crypto";
 import type { PeerId } from "../../shared/session/identity.ts";
@@ -10,11 +10,12 @@ import {
   decodeRelay,
   encodeRelay,
   FIRST_COORDINATOR_INDEX,
-  RELAY_BATCH_BYTES,
   type RelayFrame,
   relayedBytes,
 } from "../../shared/wire/relay.ts";
+import { type Instant, instant } from "../../shared/time.ts";
 import { openWebSocket, owned, type WebSocketOptions } from "./bun_websocket.ts";
+import { RelayUplink, type UplinkCounters } from "./relay_uplink.ts";
 
 export const RELAY_PATH = "/v1/relay";
 
@@ -22,16 +23,29 @@ export const RELAY_PATH = "/v1/relay";
 const CHALLENGE_INTERVAL_MS = 15_000;
 const CHALLENGE_TIMEOUT_MS = 6000;
 const OPEN_TIMEOUT_MS = 8000;
-/** Bytes that may wait in the kernel and in Bun before frames are kept here instead, and how many of those. */
-const MAX_BUFFERED_BYTES = 256 * 1024;
-const MAX_QUEUED_BYTES = 1024 * 1024;
-/** Bun's WebSocket has no drain event: look again this soon. */
-const DRAIN_POLL_MS = 2;
+/** Questions whose answer is due at some time; a further one would only be due later than these. */
+const MAX_DUE_CHALLENGES = 16;
+/** Index and length before each frame. */
+const FRAME_HEADER_BYTES = 4;
 
 export interface RelayEvents {
   readonly onState: (isUp: boolean) => void;
   /** Sealed frames of one peer, in order. Views: copy what is kept. */
   readonly onFrames: (peer: PeerId, frames: readonly Uint8Array[]) => void;
+}
+
+interface Asked {
+  readonly nonce: number;
+  /** Gives the connection up; undefined for a mark, which only measures. */
+  readonly due: ReturnType<typeof setTimeout> | undefined;
+}
+
+export interface RelaySocketOptions {
+  readonly token: string;
+  readonly webSocket: WebSocketOptions;
+  readonly counters: UplinkCounters;
+  /** Between two proofs that the connection lives. */
+  readonly challengeIntervalMs?: number;
 }
 
 export class RelaySocket {
@@ -42,23 +56,25 @@ export class RelaySocket {
   /** Those of our own choice: each peer keeps its number. */
   readonly #chosen = new Map<PeerId, number>();
   readonly #byIndex = new Map<number, PeerId>();
-  #queue: RelayFrame[] = [];
-  #queuedBytes = 0;
-  #isFlushing = false;
+  readonly #uplink: RelayUplink;
+  /** In the order of their answers. */
+  #asked: Asked[] = [];
+  #isFlushDue = false;
   #isUp = false;
   #isClosed = false;
   #challenge: ReturnType<typeof setInterval> | undefined;
-  #watchdog: ReturnType<typeof setTimeout> | undefined;
+  readonly #opening: ReturnType<typeof setTimeout>;
 
-  constructor(url: string, token: string, options: WebSocketOptions, events: RelayEvents) {
+  constructor(url: string, options: RelaySocketOptions, events: RelayEvents) {
     this.#events = events;
+    this.#uplink = new RelayUplink(options.counters);
     this.#socket = openWebSocket(url.replace(/^http/, "ws") + RELAY_PATH, {
-      ...options,
-      headers: { authorization: `Bearer ${token}` },
+      ...options.webSocket,
+      headers: { authorization: `Bearer ${options.token}` },
     });
     this.#socket.binaryType = "arraybuffer";
-    this.#watchdog = setTimeout(() => this.close(), OPEN_TIMEOUT_MS);
-    this.#socket.onopen = () => this.#onOpen();
+    this.#opening = setTimeout(() => this.close(), OPEN_TIMEOUT_MS);
+    this.#socket.onopen = () => this.#onOpen(options.challengeIntervalMs ?? CHALLENGE_INTERVAL_MS);
     this.#socket.onmessage = (event: MessageEvent<unknown>) => {
       if (event.data instanceof ArrayBuffer) this.#receive(new Uint8Array(event.data));
     };
@@ -79,37 +95,28 @@ export class RelaySocket {
 
   send(peer: PeerId, frames: readonly Uint8Array[]): void {
     if (!this.#isUp) return;
-    if (!this.#byPeer.has(peer)) this.bind(peer);
-    const index = this.#byPeer.get(peer);
-    if (index === undefined) return;
-    for (const frame of frames) {
-      this.#queue.push({ index, frame });
-      this.#queuedBytes += relayedBytes(frame);
-    }
-    while (this.#queuedBytes > MAX_QUEUED_BYTES) {
-      const oldest = this.#queue.shift();
-      if (oldest === undefined) break;
-      this.#queuedBytes -= relayedBytes(oldest.frame);
-    }
-    if (this.#isFlushing) return;
-    this.#isFlushing = true;
+    this.#uplink.push(peer, frames, now());
+    if (this.#isFlushDue) return;
+    this.#isFlushDue = true;
     // Frames of several peers that come in one tick leave as one message.
-    queueMicrotask(() => this.#flush());
+    queueMicrotask(() => {
+      this.#isFlushDue = false;
+      this.#flush();
+    });
   }
 
-  /** Asks for a sign of life; without one in time the connection is given up. */
+  /** Asks for a sign of life; without one in time the connection is given up, whatever else is asked meanwhile. */
   challenge(timeoutMs: number): void {
-    if (!this.#isUp) return;
-    this.#socket.send(owned(encodeRelay({ type: "challenge", nonce: randomInt(2 ** 32) })));
-    clearTimeout(this.#watchdog);
-    this.#watchdog = setTimeout(() => this.close(), timeoutMs);
+    if (!this.#isUp || this.#asked.filter(({ due }) => due !== undefined).length >= MAX_DUE_CHALLENGES) return;
+    this.#ask(setTimeout(() => this.close(), timeoutMs));
   }
 
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
     clearInterval(this.#challenge);
-    clearTimeout(this.#watchdog);
+    clearTimeout(this.#opening);
+    for (const { due } of this.#asked) clearTimeout(due);
     const wasUp = this.#isUp;
     this.#isUp = false;
     this.#socket.close();
@@ -117,11 +124,11 @@ export class RelaySocket {
     else queueMicrotask(() => this.#events.onState(false));
   }
 
-  #onOpen(): void {
-    clearTimeout(this.#watchdog);
+  #onOpen(challengeIntervalMs: number): void {
+    clearTimeout(this.#opening);
     this.#isUp = true;
     for (const [peer, index] of this.#chosen) this.#socket.send(owned(encodeRelay({ type: "bind", index, peer })));
-    this.#challenge = setInterval(() => this.challenge(CHALLENGE_TIMEOUT_MS), CHALLENGE_INTERVAL_MS);
+    this.#challenge = setInterval(() => this.challenge(CHALLENGE_TIMEOUT_MS), challengeIntervalMs);
     this.#events.onState(true);
   }
 
@@ -138,7 +145,7 @@ export class RelaySocket {
         this.#socket.send(owned(encodeRelay({ type: "answer", nonce: message.nonce })));
         break;
       case "answer":
-        clearTimeout(this.#watchdog);
+        this.#onAnswer(message.nonce);
         break;
       case "unbound": {
         // Nobody is there, or a rule has ended the binding: the next frame, or the next session, binds anew.
@@ -167,25 +174,42 @@ export class RelaySocket {
     if (!this.#byPeer.has(peer)) this.#byPeer.set(peer, index);
   }
 
-  #flush(): void {
-    while (this.#queue.length > 0 && this.#isUp) {
-      if (this.#socket.bufferedAmount > MAX_BUFFERED_BYTES) {
-        setTimeout(() => this.#flush(), DRAIN_POLL_MS);
-        return;
-      }
-      let bytes = 0;
-      let count = 0;
-      while (count < this.#queue.length && (count === 0 || bytes < RELAY_BATCH_BYTES)) {
-        const size = relayedBytes(this.#queue[count]?.frame ?? new Uint8Array());
-        if (count > 0 && bytes + size > RELAY_BATCH_BYTES) break;
-        bytes += size;
-        count++;
-      }
-      const frames = this.#queue.slice(0, count);
-      this.#queue = this.#queue.slice(count);
-      this.#queuedBytes -= bytes;
-      this.#socket.send(owned(encodeRelay({ type: "frames", frames })));
+  #ask(due: Asked["due"]): void {
+    const nonce = randomInt(2 ** 32);
+    this.#asked.push({ nonce, due });
+    this.#uplink.onMarked(now());
+    this.#socket.send(owned(encodeRelay({ type: "challenge", nonce })));
+  }
+
+  /** What was asked before has arrived too, since a stream keeps the order. */
+  #onAnswer(nonce: number): void {
+    const at = this.#asked.findIndex((asked) => asked.nonce === nonce);
+    for (const { due } of this.#asked.splice(0, at + 1)) {
+      clearTimeout(due);
+      this.#uplink.onAnswered(now());
     }
-    this.#isFlushing = false;
+    this.#flush();
+  }
+
+  #flush(): void {
+    while (this.#isUp) {
+      const taken = this.#uplink.take(FRAME_HEADER_BYTES, now());
+      if (taken.length === 0) break;
+      const frames: RelayFrame[] = [];
+      let bytes = 0;
+      for (const { from: peer, frame } of taken) {
+        if (!this.#byPeer.has(peer)) this.bind(peer);
+        const index = this.#byPeer.get(peer);
+        if (index === undefined) continue;
+        frames.push({ index, frame });
+        bytes += relayedBytes(frame);
+      }
+      if (frames.length === 0) continue;
+      this.#socket.send(owned(encodeRelay({ type: "frames", frames })));
+      if (this.#uplink.onSent(bytes, now())) this.#ask(undefined);
+    }
+    if (this.#isUp && this.#uplink.isStuck(now())) this.#ask(undefined);
   }
 }
+
+const now = (): Instant => instant(performance.now());

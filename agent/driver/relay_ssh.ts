@@ -8,10 +8,15 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Client, type ClientChannel } from "ssh2";
+import { formatTransportAddress } from "../../shared/address.ts";
 import { equalBytes } from "../../shared/bytes.ts";
+import { ChannelFrameReader, encodeChannelFrames } from "../../shared/relay/channel_frames.ts";
+import type { TakenFrame } from "../../shared/relay/fair_queue.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
+import { type Instant, instant } from "../../shared/time.ts";
 import type { JumpDoor } from "./jump/jump_door.ts";
 import type { RelayEvents } from "./relay_socket.ts";
+import { RelayUplink, type UplinkCounters } from "./relay_uplink.ts";
 
 /** Bun's crypto has no ChaCha20-Poly1305, which ssh2 would otherwise offer first. */
 const CIPHERS = ["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"] as const;
@@ -20,12 +25,13 @@ const OPEN_TIMEOUT_MS = 10_000;
 const CONNECT_TIMEOUT_MS = 2500;
 const KEEPALIVE_MS = 15_000;
 const KEEPALIVE_MISSES = 2;
-/** Frames of one peer that wait for its channel to open or to drain; the oldest go first. */
-const MAX_QUEUED_BYTES = 512 * 1024;
+/** Before each frame on a channel. */
 const LENGTH_BYTES = 2;
 /** What an agent asks the coordinator to forward when it admits jumps. Both are names, not places. */
 const JUMP_ADDRESS = "jump";
 const JUMP_PORT = 1;
+/** Asked in the same way for the sake of the answer, a refusal: the mark of send_window.ts. */
+const MARK_ADDRESS = "mark";
 
 export interface SshEndpoint {
   readonly host: string;
@@ -36,28 +42,34 @@ export interface SshEndpoint {
 interface Channel {
   stream: ClientChannel | undefined;
   isBlocked: boolean;
-  queue: Uint8Array[];
-  queuedBytes: number;
-  /** The beginning of a frame whose end has not come. */
-  rest: Uint8Array;
+  readonly reader: ChannelFrameReader;
+}
+
+export interface RelaySshOptions {
+  readonly endpoint: SshEndpoint;
+  readonly account: { readonly id: PeerId; readonly stateDir: string };
+  readonly counters: UplinkCounters;
+  /** Asks for the channels of people who come by plain OpenSSH. */
+  readonly jumpDoor: JumpDoor | undefined;
+  /** What the user should know: somebody else answers there. */
+  readonly onProblem: (problem: string) => void;
+  /** A dead connection is given up at the third of these. */
+  readonly keepaliveMs?: number;
 }
 
 export class RelaySsh {
   readonly #events: RelayEvents;
+  readonly #uplink: RelayUplink;
   readonly #client = new Client();
   readonly #channels = new Map<PeerId, Channel>();
   #challenge: ReturnType<typeof setTimeout> | undefined;
   #isUp = false;
   #isClosed = false;
 
-  /** @param jumpDoor asks for the channels of people who come by plain OpenSSH */
-  constructor(
-    endpoint: SshEndpoint,
-    account: { readonly id: PeerId; readonly stateDir: string },
-    events: RelayEvents,
-    jumpDoor?: JumpDoor,
-  ) {
+  constructor(options: RelaySshOptions, events: RelayEvents) {
+    const { endpoint, account, jumpDoor } = options;
     this.#events = events;
+    this.#uplink = new RelayUplink(options.counters);
     const connecting = setTimeout(() => this.close(), CONNECT_TIMEOUT_MS);
     this.#client
       .on("connect", () => clearTimeout(connecting))
@@ -83,10 +95,14 @@ export class RelaySsh {
       port: endpoint.port,
       username: account.id,
       privateKey: readFileSync(join(account.stateDir, "identity")),
-      hostVerifier: (key: Buffer) => equalBytes(new Uint8Array(key), endpoint.hostKey),
+      hostVerifier: (key: Buffer) => {
+        const isOurs = equalBytes(new Uint8Array(key), endpoint.hostKey);
+        if (!isOurs) options.onProblem(wrongHostKey(endpoint));
+        return isOurs;
+      },
       algorithms: { cipher: [...CIPHERS], serverHostKey: ["ssh-ed25519"] },
       readyTimeout: OPEN_TIMEOUT_MS,
-      keepaliveInterval: KEEPALIVE_MS,
+      keepaliveInterval: options.keepaliveMs ?? KEEPALIVE_MS,
       keepaliveCountMax: KEEPALIVE_MISSES,
     });
   }
@@ -108,9 +124,7 @@ export class RelaySsh {
     this.#channels.set(peer, {
       stream: undefined,
       isBlocked: false,
-      queue: [],
-      queuedBytes: 0,
-      rest: new Uint8Array(),
+      reader: new ChannelFrameReader(),
     });
     if (this.#isUp) this.#openChannel(peer);
   }
@@ -118,24 +132,16 @@ export class RelaySsh {
   unbind(peer: PeerId): void {
     const channel = this.#channels.get(peer);
     this.#channels.delete(peer);
+    this.#uplink.clear(peer);
     channel?.stream?.end();
   }
 
+  /** Frames wait for their channel to open, and for their turn. */
   send(peer: PeerId, frames: readonly Uint8Array[]): void {
     if (!this.#isUp) return;
     this.bind(peer);
-    const channel = this.#channels.get(peer);
-    if (channel === undefined) return;
-    for (const frame of frames) {
-      channel.queue.push(frame);
-      channel.queuedBytes += frame.length;
-    }
-    while (channel.queuedBytes > MAX_QUEUED_BYTES) {
-      const oldest = channel.queue.shift();
-      if (oldest === undefined) break;
-      channel.queuedBytes -= oldest.length;
-    }
-    this.#flush(channel);
+    this.#uplink.push(peer, frames, now());
+    this.#flush();
   }
 
   close(): void {
@@ -155,51 +161,72 @@ export class RelaySsh {
       if (error !== undefined || channel === undefined) {
         // The coordinator refuses this peer, or it was let go meanwhile; the next use asks again.
         if (error === undefined) stream.end();
-        else this.#channels.delete(peer);
+        else {
+          this.#channels.delete(peer);
+          this.#uplink.clear(peer);
+        }
         return;
       }
       channel.stream = stream;
-      stream.on("data", (data: Buffer) => this.#receive(peer, channel, data));
+      stream.on("data", (data: Buffer) => {
+        const frames = channel.reader.push(data);
+        if (frames.length > 0) this.#events.onFrames(peer, frames);
+      });
       stream.on("drain", () => {
         channel.isBlocked = false;
-        this.#flush(channel);
+        this.#flush();
       });
       stream.on("close", () => {
         if (this.#channels.get(peer) === channel) this.#channels.delete(peer);
       });
       stream.on("error", () => stream.destroy());
-      this.#flush(channel);
+      this.#flush();
     });
   }
 
-  /** Everything that waits leaves as one write. */
-  #flush(channel: Channel): void {
-    const { stream, queue } = channel;
-    if (stream === undefined || channel.isBlocked || queue.length === 0) return;
-    const bytes = Buffer.alloc(channel.queuedBytes + queue.length * LENGTH_BYTES);
-    let at = 0;
-    for (const frame of queue) {
-      bytes.writeUInt16BE(frame.length, at);
-      bytes.set(frame, at + LENGTH_BYTES);
-      at += LENGTH_BYTES + frame.length;
+  /** Each batch goes to one channel per peer, as one write. */
+  #flush(): void {
+    while (this.#isUp) {
+      const taken = this.#uplink.take(LENGTH_BYTES, now(), (peer) => this.#isReady(peer));
+      if (taken.length === 0) break;
+      let bytes = 0;
+      for (const [peer, frames] of byPeer(taken)) {
+        const channel = this.#channels.get(peer);
+        const written = encodeChannelFrames(frames);
+        if (channel?.stream?.write(written) === false) channel.isBlocked = true;
+        bytes += written.length;
+      }
+      if (this.#uplink.onSent(bytes, now())) this.#mark();
     }
-    channel.queue = [];
-    channel.queuedBytes = 0;
-    channel.isBlocked = !stream.write(bytes);
+    if (this.#isUp && this.#uplink.isStuck(now())) this.#mark();
   }
 
-  #receive(peer: PeerId, channel: Channel, data: Buffer): void {
-    const bytes =
-      channel.rest.length === 0 ? new Uint8Array(data) : new Uint8Array(Buffer.concat([channel.rest, data]));
-    const frames: Uint8Array[] = [];
-    let at = 0;
-    while (at + LENGTH_BYTES <= bytes.length) {
-      const end = at + LENGTH_BYTES + (((bytes[at] ?? 0) << 8) | (bytes[at + 1] ?? 0));
-      if (end > bytes.length) break;
-      frames.push(bytes.subarray(at + LENGTH_BYTES, end));
-      at = end;
-    }
-    channel.rest = bytes.slice(at);
-    if (frames.length > 0) this.#events.onFrames(peer, frames);
+  #isReady(peer: PeerId): boolean {
+    const channel = this.#channels.get(peer);
+    return channel?.stream?.writable === true && !channel.isBlocked;
+  }
+
+  #mark(): void {
+    this.#uplink.onMarked(now());
+    this.#client.forwardIn(MARK_ADDRESS, JUMP_PORT, () => {
+      this.#uplink.onAnswered(now());
+      this.#flush();
+    });
   }
 }
+
+const wrongHostKey = ({ host, port }: SshEndpoint): string =>
+  `The SSH server at ${formatTransportAddress({ ip: host, port })} is not the coordinator's: its host key is another one. SSH is not used there; ` +
+  `look for a proxy or a redirection of that port on the way, or for an address in --public-host that leads elsewhere`;
+
+function byPeer(taken: readonly TakenFrame[]): Map<PeerId, Uint8Array[]> {
+  const frames = new Map<PeerId, Uint8Array[]>();
+  for (const { from, frame } of taken) {
+    const list = frames.get(from);
+    if (list === undefined) frames.set(from, [frame]);
+    else list.push(frame);
+  }
+  return frames;
+}
+
+const now = (): Instant => instant(performance.now());

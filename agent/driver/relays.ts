@@ -5,10 +5,12 @@
  */
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
+import type { RelayStatus } from "../local/contract.ts";
 import type { WebSocketOptions } from "./bun_websocket.ts";
-import { RelaySocket } from "./relay_socket.ts";
 import type { JumpDoor } from "./jump/jump_door.ts";
+import { RelaySocket } from "./relay_socket.ts";
 import { RelaySsh, type SshEndpoint } from "./relay_ssh.ts";
+import { noUplinkCounters, type UplinkCounters } from "./relay_uplink.ts";
 
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
@@ -33,6 +35,8 @@ export interface RelaysOptions {
   readonly tellLost: (kind: RelayLeg) => void;
   /** Would a peer in use get a path, or a better one, by this connection? */
   readonly isWanted: (kind: RelayLeg) => boolean;
+  /** Something that the user should know. */
+  readonly onProblem: (problem: string) => void;
   readonly onState: (kind: RelayLeg, isUp: boolean) => void;
   readonly onFrames: (kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]) => void;
 }
@@ -47,7 +51,14 @@ export class Relays {
   #socket: RelaySocket | undefined;
   #ssh: RelaySsh | undefined;
   #endpoint: SshEndpoint | undefined;
+  /** Over all connections of a kind. */
+  readonly #counters: Readonly<Record<RelayLeg, UplinkCounters>> = {
+    ssh: noUplinkCounters(),
+    websocket: noUplinkCounters(),
+  };
   readonly #up = new Set<RelayLeg>();
+  #lastProblem: string | undefined;
+  #hasSshFailed = false;
   #isSignalling = false;
   #isStopped = false;
   readonly #closing = new Map<PeerId, ReturnType<typeof setTimeout>>();
@@ -68,6 +79,28 @@ export class Relays {
     this.retryNow();
   }
 
+  /** Why there is no SSH connection at this moment, for people; it follows a colon. */
+  whyNoSsh(): string {
+    const { useSsh, webSocket, url } = this.#options;
+    if (!useSsh) return "SSH is switched off on this machine by --no-ssh";
+    if (this.#endpoint === undefined) return "the coordinator has not said where it takes SSH";
+    const { port } = this.#endpoint;
+    if (this.#lastProblem !== undefined)
+      return `TCP port ${port} of the coordinator leads to another SSH server from here`;
+    if (!this.#hasSshFailed) return "the SSH connection of this machine is being opened";
+    const way = webSocket(url()).proxy === undefined ? "" : ", and the proxy is not asked for it";
+    return `this machine does not reach TCP port ${port} of the coordinator${way}; allowing it would bring SSH`;
+  }
+
+  /** For `status`. */
+  status(): Readonly<Record<RelayLeg, RelayStatus>> {
+    const statusOf = (kind: RelayLeg): RelayStatus => {
+      const { sentFrames, droppedOverflow, droppedLate } = this.#counters[kind];
+      return { connected: this.#up.has(kind), sentFrames, droppedFrames: droppedOverflow + droppedLate };
+    };
+    return { ssh: statusOf("ssh"), websocket: statusOf("websocket") };
+  }
+
   handleSignallingLost(): void {
     this.#isSignalling = false;
   }
@@ -75,10 +108,14 @@ export class Relays {
   handleToken(token: string): void {
     if (this.#isStopped || this.#socket !== undefined) return;
     const { url, webSocket, onFrames } = this.#options;
-    this.#socket = new RelaySocket(url(), token, webSocket(url()), {
-      onState: (isUp) => this.#onState("websocket", isUp),
-      onFrames: (peer, frames) => onFrames("websocket", peer, frames),
-    });
+    this.#socket = new RelaySocket(
+      url(),
+      { token, webSocket: webSocket(url()), counters: this.#counters.websocket },
+      {
+        onState: (isUp) => this.#onState("websocket", isUp),
+        onFrames: (peer, frames) => onFrames("websocket", peer, frames),
+      },
+    );
   }
 
   open(kind: RelayLeg, peer: PeerId): void {
@@ -131,20 +168,30 @@ export class Relays {
 
   #connect(kind: RelayLeg): void {
     if (this.#isStopped) return;
-    const { useSsh, useWebSocket, requestToken, account, onFrames } = this.#options;
+    const { useSsh, useWebSocket, requestToken, account, jumpDoor, onFrames } = this.#options;
     if (kind === "websocket") {
       if (useWebSocket && this.#socket === undefined && this.#isSignalling) requestToken();
     } else if (useSsh && this.#ssh === undefined && this.#endpoint !== undefined) {
       this.#ssh = new RelaySsh(
-        this.#endpoint,
-        account,
+        {
+          endpoint: this.#endpoint,
+          account,
+          counters: this.#counters.ssh,
+          jumpDoor,
+          onProblem: (problem) => this.#tell(problem),
+        },
         {
           onState: (isUp) => this.#onState("ssh", isUp),
           onFrames: (peer, frames) => onFrames("ssh", peer, frames),
         },
-        this.#options.jumpDoor,
       );
     }
+  }
+
+  /** Once, however often it is tried. */
+  #tell(problem: string): void {
+    if (problem !== this.#lastProblem) this.#options.onProblem(problem);
+    this.#lastProblem = problem;
   }
 
   #wait(kind: RelayLeg, leftMs: number): void {
@@ -159,11 +206,17 @@ export class Relays {
     const retry = this.#retries[kind];
     if (isUp) {
       retry.waitMs = FIRST_RETRY_MS;
+      if (kind === "ssh") {
+        this.#lastProblem = undefined;
+        this.#hasSshFailed = false;
+      }
       this.#up.add(kind);
     } else {
       if (this.#up.delete(kind) && this.#isSignalling) this.#options.tellLost(kind);
-      if (kind === "ssh") this.#ssh = undefined;
-      else this.#socket = undefined;
+      if (kind === "ssh") {
+        this.#ssh = undefined;
+        this.#hasSshFailed = true;
+      } else this.#socket = undefined;
       if (!this.#isStopped) {
         clearTimeout(retry.timer);
         this.#wait(kind, retry.waitMs * (0.5 + Math.random()));

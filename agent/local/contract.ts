@@ -111,6 +111,15 @@ const portMappingFields = {
 export const PortMappingStatus = v.looseObject(portMappingFields);
 export type PortMappingStatus = v.InferOutput<typeof PortMappingStatus>;
 
+/** One of our own connections to the coordinator that carry relayed frames. */
+export const RelayStatus = v.looseObject({
+  connected: v.boolean(),
+  /** Since the agent started. Dropped: there was more than the line carries. */
+  sentFrames: Count,
+  droppedFrames: Count,
+});
+export type RelayStatus = v.InferOutput<typeof RelayStatus>;
+
 export const Status = v.looseObject({
   schema: v.literal(1),
   self: v.looseObject({
@@ -123,6 +132,7 @@ export const Status = v.looseObject({
     nat: NatStatus,
     names: v.optional(NamesStatus),
     portMapping: v.optional(PortMappingStatus),
+    relays: v.optional(v.looseObject({ ssh: RelayStatus, websocket: RelayStatus })),
     coordinator: v.looseObject({
       url: Text(512),
       connected: v.boolean(),

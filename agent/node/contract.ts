@@ -10,6 +10,7 @@ import type { NatLabel } from "../path/nat_behavior.ts";
 import type { PunchLimits } from "../path/punch_plan.ts";
 import type { PathKind, Route } from "./ladder.ts";
 import type { PathChange, PeerTrust } from "./peer.ts";
+import type { BetterRung } from "./why_not_better.ts";
 
 export interface NodeEnvironment {
   random(bytes: number): Uint8Array;
@@ -39,6 +40,8 @@ export interface NodeOptions {
   readonly isPortChosen?: boolean;
   /** What attempts with many packets may take; default: what the protocol allows. */
   readonly punchLimits?: PunchLimits;
+  /** Why this machine has no SSH connection to the coordinator at this moment, in words that may follow a colon. */
+  readonly whyNoSsh?: () => string;
   /** The whole mesh is one machine: loopback addresses may be probed. */
   readonly allowLoopback: boolean;
   /** Is this one of the mesh's own addresses, which are never probed? */
@@ -129,6 +132,8 @@ export interface PeerView {
   readonly nat: NatReport | undefined;
   readonly inUse: boolean;
   readonly why: string;
+  /** Rungs above the one in use, and what stands against each. */
+  readonly better: readonly BetterRung[];
   readonly rxBytes: number;
   readonly txBytes: number;
   readonly history: readonly PathChange[];

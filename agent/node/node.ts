@@ -28,6 +28,7 @@ import { Outbox } from "./outbox.ts";
 import { IDLE_MS, isIdle, isInUse, type Peer, whySentence, wishOf } from "./peer.ts";
 import { PeerBook } from "./peer_book.ts";
 import { OWN_ECHO, Traffic } from "./traffic.ts";
+import { betterRungs } from "./why_not_better.ts";
 
 /** Peers opened at once on joining. */
 const OPEN_ON_JOIN = 16;
@@ -36,6 +37,8 @@ const GATHERING_PATIENCE_MS = 600;
 /** Housekeeping: use, idleness, rekeying. */
 const TICK_MS = 1000;
 const MAX_WAITING_ECHOES = 16;
+/** Where the driver has nothing more precise to say. */
+const NO_SSH = "this machine does not reach the coordinator's SSH port; allowing it would bring SSH";
 
 export class Node {
   readonly #options: NodeOptions;
@@ -391,9 +394,9 @@ export class Node {
 
   #view(peer: Peer, nat: NatReport, now: Instant): PeerView {
     const { connected } = this.#outbox;
-    const { useDirect, punchLimits = MAX_PUNCH } = this.#options;
+    const { useDirect, whyNoSsh = () => NO_SSH, punchLimits = MAX_PUNCH } = this.#options;
     const publicAddresses = this.#gathering.ipv4?.publicAddresses ?? [];
-    const why = whySentence(peer, { nat, publicAddresses, connected, useDirect, punchLimits, now });
+    const context = { nat, publicAddresses, connected, useDirect, punchLimits, whyNoSsh, now };
     return {
       id: peer.id,
       entry: peer.entry,
@@ -403,7 +406,8 @@ export class Node {
       selectedAtUnixMs: peer.selectedAtUnixMs,
       nat: peer.nat,
       inUse: isInUse(peer, now),
-      why,
+      why: whySentence(peer, context),
+      better: betterRungs(peer, context),
       rxBytes: peer.rxBytes,
       txBytes: peer.txBytes,
       history: peer.history,

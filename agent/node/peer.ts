@@ -11,6 +11,7 @@ import { explainNoDirect, type PunchRecord } from "../path/explain_no_direct.ts"
 import type { Pair } from "../path/pair.ts";
 import type { PeerPaths } from "../path/peer_paths.ts";
 import type { PunchLimits } from "../path/punch_plan.ts";
+import { whyNotSsh } from "./explain_no_ssh.ts";
 import type { PathKind, Route } from "./ladder.ts";
 import type { Told } from "./news.ts";
 import type { RelayWatch } from "./relay_watch.ts";
@@ -82,6 +83,9 @@ export function isInUse(peer: Peer, now: Instant): boolean {
 
 export const wishOf = (peer: Peer): RungWish => (peer.wish === "auto" ? peer.remoteWish : peer.wish);
 
+/** Which operator: said only of the peer's. */
+export const whoseOperator = (peer: Peer): string => (peer.wish === "auto" ? `of "${peer.entry.name}" ` : "");
+
 export function isIdle(peer: Peer, now: Instant): boolean {
   return peer.usedAt === undefined || now - peer.usedAt >= IDLE_MS;
 }
@@ -90,19 +94,20 @@ export function remember(peer: Peer, change: PathChange): void {
   peer.history = [...peer.history.slice(1 - MAX_HISTORY), change];
 }
 
+export interface WhyContext {
+  readonly nat: NatReport;
+  /** Where the internet sees us. */
+  readonly publicAddresses: readonly TransportAddress[];
+  readonly connected: boolean;
+  readonly useDirect: boolean;
+  readonly punchLimits: PunchLimits;
+  /** Why this machine has no SSH connection to the coordinator; asked only when it has none. */
+  readonly whyNoSsh: () => string;
+  readonly now: Instant;
+}
+
 /** One plain sentence about what this peer's traffic gets, and why not better. */
-export function whySentence(
-  peer: Peer,
-  context: {
-    readonly nat: NatReport;
-    /** Where the internet sees us. */
-    readonly publicAddresses: readonly TransportAddress[];
-    readonly connected: boolean;
-    readonly useDirect: boolean;
-    readonly punchLimits: PunchLimits;
-    readonly now: Instant;
-  },
-): string {
+export function whySentence(peer: Peer, context: WhyContext): string {
   const { name, online } = peer.entry;
   if (peer.trust === "blocked")
     return `"${name}" is blocked here; "tunnelmesh-agent trust ${name}" would admit it again`;
@@ -111,11 +116,22 @@ export function whySentence(
   }
   const pair = peer.paths.selected;
   if (peer.route !== undefined && peer.route.kind !== "direct" && wishOf(peer) === peer.route.kind) {
-    return `${relaySentence(peer.route)}, as the operator ${peer.wish === "auto" ? `of "${name}" ` : ""}chose with "path"`;
+    return `${relaySentence(peer.route)}, as the operator ${whoseOperator(peer)}chose with "path"`;
   }
-  if (pair !== undefined) return directSentence(pair);
+  if (pair !== undefined) {
+    const wish = wishOf(peer);
+    const isWaiting = wish === "ssh" || wish === "websocket";
+    const chosen = isWaiting
+      ? `; ${wish}, which the operator ${whoseOperator(peer)}chose with "path", is not there`
+      : "";
+    const { route } = peer;
+    const how = route !== undefined && route.kind !== "direct" ? relaySentence(route) : directSentence(pair);
+    return `${how}${chosen}`;
+  }
   if (peer.route !== undefined && peer.route.kind !== "direct") {
-    return `${relaySentence(peer.route)}: ${lowerFirst(whyNotDirect(peer, context))}`;
+    const noSsh = whyNotSsh(peer.route.legs, name, context.whyNoSsh);
+    const reasons = [whyNotDirect(peer, context), ...(noSsh === undefined ? [] : [noSsh])];
+    return `${relaySentence(peer.route)}: ${lowerFirst(reasons.join(". "))}`;
   }
   if (!context.connected)
     return `The coordinator is not reachable, and there is no direct path that could do without it`;
@@ -126,9 +142,7 @@ export function whySentence(
   return whyNotDirect(peer, context);
 }
 
-type WhyContext = Parameters<typeof whySentence>[1];
-
-function whyNotDirect(peer: Peer, context: WhyContext): string {
+export function whyNotDirect(peer: Peer, context: WhyContext): string {
   const { name } = peer.entry;
   const guessing = { limits: context.punchLimits, isOffThere: peer.isGuessingOff };
   if (!context.useDirect) return `Direct paths are switched off on this machine by --no-direct`;

@@ -12,7 +12,12 @@ import type { PeerId } from "../../shared/session/identity.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { after, type Instant } from "../../shared/time.ts";
 import { type Rate, TokenBucket } from "../limits.ts";
-import { FairQueue, FRAME_OVERHEAD_BYTES, type TakenFrame } from "./fair_queue.ts";
+import {
+  FairQueue,
+  type FairQueueLimits,
+  FRAME_OVERHEAD_BYTES,
+  type TakenFrame,
+} from "../../shared/relay/fair_queue.ts";
 
 /** Chosen by the driver, never used again. */
 export type LegId = number;
@@ -27,6 +32,8 @@ const BIND_RATE: Rate = { perSecond: 100, burst: 2000 };
 /** Peers that one leg may be bound to. */
 export const MAX_BOUND_PEERS = 4096;
 
+/** For each source 20 ms at 100 Mbit/s, and for all of one leg. */
+const QUEUE_LIMITS: FairQueueLimits = { maxSourceBytes: 256 * 1024, maxBytes: 2 * 1024 * 1024 };
 /** A frame that has waited for longer is dropped: whoever waits for it has asked again by then. */
 const MAX_WAIT_MS = 1000;
 /** What waited for a leg when it was lost is passed on only if it is younger: older frames would come after newer ones. */
@@ -213,7 +220,7 @@ export class RelayHub {
     }
     const agent = this.#agentOf(peer, now);
     const before = agent.legs.get(kind);
-    const leg: Leg = { id, kind, agent, bound: new Set(), queue: new FairQueue() };
+    const leg: Leg = { id, kind, agent, bound: new Set(), queue: new FairQueue(QUEUE_LIMITS) };
     this.#legs.set(id, leg);
     agent.legs.set(kind, leg);
     if (before !== undefined) {

@@ -7,7 +7,7 @@ import type { PeerId } from "../../shared/session/identity.ts";
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { instant } from "../../shared/time.ts";
 import type { Log } from "../log.ts";
-import type { TakenFrame } from "./fair_queue.ts";
+import type { TakenFrame } from "../../shared/relay/fair_queue.ts";
 import { type LegId, type RelayAction, type RelayCounters, RelayHub, type RelayInput } from "./relay_hub.ts";
 
 /** A connection, as the service sees it. */

@@ -2,7 +2,7 @@
  * One SSH connection after the handshake: who it is, what it may open, and the relay leg that its channels make up.
  *
  * An agent opens one `direct-tcpip` channel for each peer, to `<peer id>.relay` port 1; frames go through it in both directions
- * (channel_frames.ts). A person who logs in gets one line of text, and one who jumps to a peer that admits them a connection to it
+ * (shared/relay/channel_frames.ts). A person who logs in gets one line of text, and one who jumps to a peer that admits them a connection to it
  * (jump_board.ts). Everything else is refused, with the reason.
  */
 import type { Socket } from "node:net";
@@ -10,11 +10,11 @@ import type { Socket } from "node:net";
 import type { AuthContext, Connection, PublicKeyAuthContext, ServerChannel, Session } from "ssh2";
 import { isPeerId, type PeerId } from "../../shared/session/identity.ts";
 import { RELAY_BATCH_BYTES } from "../../shared/wire/relay.ts";
-import type { TakenFrame } from "../relay/fair_queue.ts";
+import type { TakenFrame } from "../../shared/relay/fair_queue.ts";
 import { MAX_BOUND_PEERS } from "../relay/relay_hub.ts";
 import type { LegHandle, RelayService } from "../relay/relay_service.ts";
 import { decideLogin } from "./authentication.ts";
-import { ChannelFrameReader, encodeChannelFrames } from "./channel_frames.ts";
+import { ChannelFrameReader, encodeChannelFrames } from "../../shared/relay/channel_frames.ts";
 import { JUMP_ADDRESS, JUMP_PORT, type JumpBoard, type JumpProof } from "./jump_board.ts";
 import { explainRefusals, isExchangingKeys } from "./ssh2_internals.ts";
 
@@ -44,6 +44,7 @@ export interface SshConnectionOptions {
   readonly isMember: (peer: PeerId) => boolean;
   readonly peerOfName: (name: string) => PeerId | undefined;
   readonly jumps: JumpBoard;
+  readonly rekeyAfterMs: number;
   readonly rekeyAfterBytes: number;
 }
 
@@ -108,7 +109,7 @@ export class SshConnection {
   tick(): void {
     if (!this.isLoggedIn || this.#isOver || isExchangingKeys(this.#connection)) return;
     const isDue =
-      performance.now() - this.#keyedAt >= REKEY_AFTER_MS ||
+      performance.now() - this.#keyedAt >= this.#options.rekeyAfterMs ||
       this.#transferred() - this.#keyedBytes >= this.#options.rekeyAfterBytes;
     if (isDue) this.#connection.rekey();
   }

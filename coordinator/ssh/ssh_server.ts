@@ -14,7 +14,7 @@ import type { Log } from "../log.ts";
 import type { RelayService } from "../relay/relay_service.ts";
 import type { HostKey } from "./host_key.ts";
 import { JumpBoard } from "./jump_board.ts";
-import { REKEY_AFTER_BYTES, SshConnection } from "./ssh_connection.ts";
+import { REKEY_AFTER_BYTES, REKEY_AFTER_MS, SshConnection } from "./ssh_connection.ts";
 
 /** Key exchange and login, over a slow line too. */
 const LOGIN_TIMEOUT_MS = 10_000;
@@ -54,7 +54,9 @@ export interface SshServerOptions {
   readonly isMember: (peer: PeerId) => boolean;
   /** An approved peer by its name. */
   readonly peerOfName: (name: string) => PeerId | undefined;
+  readonly rekeyAfterMs?: number;
   readonly rekeyAfterBytes?: number;
+  readonly keepaliveIntervalMs?: number;
 }
 
 /** Listens, or throws an error that says where and why not. */
@@ -76,7 +78,7 @@ export async function openSshServer(options: SshServerOptions): Promise<SshServe
       serverHostKey: [...ALGORITHMS.serverHostKey],
       compress: [...ALGORITHMS.compress],
     },
-    keepaliveInterval: KEEPALIVE_INTERVAL_MS,
+    keepaliveInterval: options.keepaliveIntervalMs ?? KEEPALIVE_INTERVAL_MS,
     keepaliveCountMax: KEEPALIVE_MISSES,
   });
   ssh.on("connection", (connection: Connection, info: { readonly ip: string; readonly port: number }) => {
@@ -99,6 +101,7 @@ export async function openSshServer(options: SshServerOptions): Promise<SshServe
           isMember: options.isMember,
           peerOfName: options.peerOfName,
           jumps,
+          rekeyAfterMs: options.rekeyAfterMs ?? REKEY_AFTER_MS,
           rekeyAfterBytes: options.rekeyAfterBytes ?? REKEY_AFTER_BYTES,
         },
         () => guard.release(client),

@@ -44,6 +44,11 @@ test.each(pairs)("%s x %s is connected by the best rung there is", async (a, b) 
     expect(here?.path?.legs).toEqual(legs);
     expect(there?.path?.legs).toEqual(legs === null ? null : { local: legs.remote, remote: legs.local });
     if (rung !== "direct") expect(here?.why).toMatch(/^Relayed through the coordinator by (SSH|WebSocket)/);
+    if (rung === "websocket") {
+      const whose = [a, b].map((kind) => legOf(kind) === "websocket");
+      const says = [/No SSH: .*this machine does not reach TCP port 2222/, /No SSH: .*"two" has no SSH connection/];
+      expect(says.map((words) => words.test(here?.why ?? ""))).toEqual(whose);
+    }
   });
 });
 

@@ -7,9 +7,9 @@ import { Client, type ClientChannel } from "ssh2";
 import { WebSocket } from "ws";
 import { createRelayService, type RelayService } from "../../../../coordinator/relay/relay_service.ts";
 import { createRelayWebSocketServer } from "../../../../coordinator/relay/relay_websocket.ts";
-import { ChannelFrameReader, encodeChannelFrames } from "../../../../coordinator/ssh/channel_frames.ts";
+import { ChannelFrameReader, encodeChannelFrames } from "../../../../shared/relay/channel_frames.ts";
 import { type HostKey, loadHostKey, opensshPrivateKey } from "../../../../coordinator/ssh/host_key.ts";
-import { openSshServer, type SshServer } from "../../../../coordinator/ssh/ssh_server.ts";
+import { openSshServer, type SshServer, type SshServerOptions } from "../../../../coordinator/ssh/ssh_server.ts";
 import { MemoryStore } from "../../../../coordinator/store/memory_store.ts";
 import { type PeerId, peerIdOf } from "../../../../shared/session/identity.ts";
 import { Ed25519Key } from "../../../../shared/session/primitives.ts";
@@ -64,7 +64,9 @@ export class RelayWorld {
     });
   }
 
-  static async start(options: { readonly rekeyAfterBytes?: number } = {}): Promise<RelayWorld> {
+  static async start(
+    options: Pick<SshServerOptions, "rekeyAfterMs" | "rekeyAfterBytes" | "keepaliveIntervalMs"> = {},
+  ): Promise<RelayWorld> {
     const world = new RelayWorld();
     const webSockets = createRelayWebSocketServer({
       relay: world.relay,

@@ -1,16 +1,23 @@
 /**
- * What waits for one leg: a queue per source, served in turn, bounded, the oldest dropped first.
+ * What waits for one connection of a relay: a queue per peer, served in turn, bounded, the oldest dropped first. At the coordinator the peers
+ * are the sources of what goes down to an agent, at an agent the destinations of what goes up; both are called sources here.
  *
  * An inner TCP must see loss and not seconds of delay, so a full queue loses its oldest frame. Sources get equal shares of bytes
  * (deficit round robin, Shreedhar and Varghese 1995), whatever the size of their frames. Pure.
  */
-import type { PeerId } from "../../shared/session/identity.ts";
-import type { Instant } from "../../shared/time.ts";
+import type { PeerId } from "../session/identity.ts";
+import type { Instant } from "../time.ts";
+import { type StandingLimits, StandingQueue } from "./standing_queue.ts";
 
-/** For each source: 20 ms at 100 Mbit/s. */
-export const MAX_SOURCE_BYTES = 256 * 1024;
-/** For all sources of one leg. */
-export const MAX_LEG_BYTES = 2 * 1024 * 1024;
+export interface FairQueueLimits {
+  /** For each source, with overheads. */
+  readonly maxSourceBytes: number;
+  /** For all sources. */
+  readonly maxBytes: number;
+  /** Given one, a queue that stands loses frames long before it is full. */
+  readonly standing?: StandingLimits;
+}
+
 /** What a queued frame costs beside its bytes, so that small ones are not free. */
 export const FRAME_OVERHEAD_BYTES = 64;
 /** What one source sends in its turn: several frames, so that they stay together in one write. */
@@ -34,6 +41,7 @@ interface SourceQueue {
   bytes: number;
   /** What is left of its turn; negative when its last frame was larger than that. */
   deficit: number;
+  readonly standing: StandingQueue | undefined;
 }
 
 const EMPTY = new Uint8Array(0);
@@ -44,6 +52,11 @@ export class FairQueue {
   /** Sources with frames, the next one first. */
   #turns: SourceQueue[] = [];
   #bytes = 0;
+  readonly #limits: FairQueueLimits;
+
+  constructor(limits: FairQueueLimits) {
+    this.#limits = limits;
+  }
 
   /** With overheads. */
   get bytes(): number {
@@ -54,7 +67,9 @@ export class FairQueue {
   push(source: PeerId, frame: Uint8Array, at: Instant): number {
     let queue = this.#sources.get(source);
     if (queue === undefined) {
-      queue = { source, frames: [], times: [], head: 0, bytes: 0, deficit: 0 };
+      const { standing: limits } = this.#limits;
+      const standing = limits === undefined ? undefined : new StandingQueue(limits);
+      queue = { source, frames: [], times: [], head: 0, bytes: 0, deficit: 0, standing };
       this.#sources.set(source, queue);
       this.#turns.push(queue);
     }
@@ -63,8 +78,8 @@ export class FairQueue {
     queue.bytes += costOf(frame);
     this.#bytes += costOf(frame);
     let dropped = 0;
-    for (; queue.bytes > MAX_SOURCE_BYTES; dropped++) this.#shift(queue);
-    for (; this.#bytes > MAX_LEG_BYTES; dropped++) this.#shift(this.#greedy());
+    for (; queue.bytes > this.#limits.maxSourceBytes; dropped++) this.#shift(queue);
+    for (; this.#bytes > this.#limits.maxBytes; dropped++) this.#shift(this.#greedy());
     return dropped;
   }
 
@@ -113,6 +128,18 @@ export class FairQueue {
   /** Sources that have something waiting. */
   sources(): PeerId[] {
     return [...this.#sources.keys()];
+  }
+
+  /** Drops what a queue that stands has to lose at this moment; returns how many frames that were. Asked before `take`. */
+  dropStanding(now: Instant): number {
+    let dropped = 0;
+    for (const queue of this.#turns.slice()) {
+      const age = (): number => now - (queue.times[queue.head] ?? now);
+      for (; queue.head < queue.frames.length && queue.standing?.mustDrop(age(), now) === true; dropped++) {
+        this.#shift(queue);
+      }
+    }
+    return dropped;
   }
 
   /** Drops what came before this; returns how many frames that were. */

@@ -1,0 +1,71 @@
+import { describe, expect, test } from "vitest";
+import { Pair } from "../../../../agent/path/pair.ts";
+import { PathWatch } from "../../../../agent/path/path_watch.ts";
+import { packAddress } from "../../../../shared/address.ts";
+import { instant } from "../../../../shared/time.ts";
+
+const at = (ms: number) => instant(100_000 + ms);
+const ROUND_TRIP_MS = 40;
+/** As path_watch.ts: after a switch nothing is compared for a second, and then silence is believed after 550 ms and a round trip. */
+const VERDICT_MS = 1000 + 550 + ROUND_TRIP_MS;
+/** Counts and reports come each 100 ms, and may just have been missed. */
+const STEPS_MS = 2 * 110;
+
+describe("reports count what came by any path, so late frames of the old one are in them", () => {
+  /** After a switch at 0 the new path answers probes and swallows data; the old one brings its last frames until `lateMs`. */
+  const deafAfter = (lateMs: number): number | undefined => {
+    const watch = new PathWatch();
+    const pair = newPair();
+    let reported = 1000;
+    watch.onDeliveryReport({ small: reported, large: 0 });
+    watch.onRungChange(at(0));
+    for (let now = 0; now <= 5000; now += 10) {
+      if (now % 100 === 0) {
+        pair.onProbeSent(now + 1, at(now - ROUND_TRIP_MS));
+        pair.onAnswer(now + 1, at(now));
+        watch.onTraffic(false, at(now));
+        watch.onDataSent({ small: 10, large: 0 }, at(now));
+        if (now <= lateMs) watch.onDeliveryReport({ small: ++reported, large: 0 });
+      }
+      const dueAt = watch.dueAt(pair, true);
+      if (dueAt !== undefined && at(now) >= dueAt && watch.verdict(pair, at(now)) === "deaf") return now;
+    }
+    return undefined;
+  };
+
+  test("they vouch for nothing that is judged: the verdict on the new path comes when it would without them", () => {
+    const without = deafAfter(-1);
+    expect(without).toBeLessThanOrEqual(VERDICT_MS + STEPS_MS);
+    for (const lateMs of [100, 400, 900]) expect(deafAfter(lateMs)).toBe(without);
+  });
+
+  test("those that come later still put it off by no longer than they themselves come", () => {
+    expect(deafAfter(2000)).toBeLessThanOrEqual(2000 + 550 + ROUND_TRIP_MS + STEPS_MS);
+  });
+
+  test("a report that is missing because nothing was sent condemns nobody", () => {
+    const watch = new PathWatch();
+    const pair = newPair();
+    watch.onDeliveryReport({ small: 5, large: 0 });
+    watch.onRungChange(at(0));
+    watch.onDataSent({ small: 10, large: 0 }, at(1100));
+    for (let now = 1100; now < 6000; now += 100) {
+      pair.onProbeSent(now, at(now - ROUND_TRIP_MS));
+      pair.onAnswer(now, at(now));
+      expect(watch.verdict(pair, at(now))).toBe("probe");
+    }
+  });
+});
+
+function newPair(): Pair {
+  const remote = { ip: "198.51.100.7", port: 4000 };
+  return new Pair({
+    leg: 1,
+    remote,
+    packedRemote: packAddress(remote),
+    origin: "host",
+    isTrusted: true,
+    isLocal: false,
+    probesSent: 0,
+  });
+}
