@@ -1,8 +1,9 @@
 /** A simulated agent: the real node and the real data plane, on virtual sockets and a clock of its own. */
+import { BatchWriter } from "../../shared/batch.ts";
 import { packAddress, type TransportAddress, unpackAddress } from "../../shared/address.ts";
 import { assertNever } from "../../shared/assert.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
-import { PROTOCOL_VERSION, type CoordinatorMessage } from "../../shared/signal/messages.ts";
+import { type AgentMessage, PROTOCOL_VERSION, type CoordinatorMessage } from "../../shared/signal/messages.ts";
 import { type Instant, instant } from "../../shared/time.ts";
 import { DataPlane } from "../../agent/data/data_plane.ts";
 import { framesOf } from "../../agent/data/send_batch.ts";
@@ -50,6 +51,9 @@ export class SimAgent {
   readonly id: PeerId;
   readonly events: TimedEvent[] = [];
   readonly received: Uint8Array[] = [];
+  /** Sees what this agent says to the coordinator, before the channel to it is sealed, and stream frames that peers have sent. */
+  onSignal: ((message: AgentMessage) => void) | undefined;
+  onStreamFrames: ((batch: Uint8Array) => void) | undefined;
   readonly pinned = new Map<string, PeerId>();
   readonly blocked = new Set<string>();
   /** When this agent really began each round, in virtual time. */
@@ -183,6 +187,16 @@ export class SimAgent {
   /** An IP packet from this machine's network stack. */
   sendPacket(packet: Uint8Array): void {
     this.#run(() => this.plane.handlePacket(packet, this.now));
+  }
+
+  /** A stream frame of a program of this machine. */
+  sendStreamFrame(peer: PeerId, frame: Uint8Array): void {
+    const slot = this.node.slotOf(peer);
+    const batch = new BatchWriter(frame.length);
+    batch.push(frame);
+    if (slot !== undefined) {
+      this.#run(() => this.plane.handleCommand({ type: "send_streams", peer: slot, batch: batch.take() }, this.now));
+    }
   }
 
   isDirectTo(peer: PeerId): boolean {
@@ -343,7 +357,10 @@ export class SimAgent {
       if (this.#reports.length > 0) {
         const reports = this.#reports;
         this.#reports = [];
-        for (const report of reports) this.node.handleReport(report, this.now);
+        for (const report of reports) {
+          if (report.type === "stream_frames") this.onStreamFrames?.(report.batch);
+          this.node.handleReport(report, this.now);
+        }
       }
       const action = this.node.poll();
       if (action !== undefined) this.#perform(action);
@@ -357,6 +374,7 @@ export class SimAgent {
     switch (action.type) {
       case "signal":
         if (action.message.type === "punch_fired") this.firedAt.push(this.#clock.now);
+        this.onSignal?.(action.message);
         this.#link.send(action.message);
         break;
       case "plane":

@@ -26,6 +26,8 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   readonly identity: CoordinatorIdentity;
   /** A reusable join key. */
   readonly joinKey: string;
+  /** Sees every byte that reaches this machine: datagrams, what signalling brings, relayed frames. */
+  onReceived: ((bytes: Uint8Array) => void) | undefined;
   readonly events: { readonly at: number; readonly event: LogEvent }[] = [];
   readonly #clock: VirtualClock;
   readonly #random: SeededRandom;
@@ -103,6 +105,7 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   sendRelay(leg: number, frames: readonly { readonly to: PeerId; readonly frame: Uint8Array }[]): void {
     const from = this.#legOwners.get(leg);
     if (from !== undefined) for (const { frame } of frames) this.tap?.(from, frame);
+    for (const { frame } of frames) this.onReceived?.(frame);
     this.#relayStep({ type: "frames", leg, frames });
   }
 
@@ -164,6 +167,7 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   }
 
   receive(connection: ConnectionId, bytes: Uint8Array): void {
+    this.onReceived?.(bytes);
     if (this.#clients.has(connection)) this.#step({ type: "message", connection, bytes });
   }
 
@@ -238,6 +242,7 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
   #listen(network: Network, host: Host, address: number): void {
     STUN_PORTS.forEach((port, portIndex) => {
       host.sockets.set(port, (bytes, from) => {
+        this.onReceived?.(bytes);
         const socket = { address, port: portIndex === 0 ? 0 : 1 } as const;
         const result = this.#stun?.handle(bytes, from, socket, this.#clock.now);
         if (result?.observed !== undefined) this.#step({ type: "observed", observation: result.observed });

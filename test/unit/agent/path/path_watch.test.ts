@@ -17,7 +17,7 @@ describe("reports count what came by any path, so late frames of the old one are
     const watch = new PathWatch();
     const pair = newPair();
     let reported = 1000;
-    watch.onDeliveryReport({ small: reported, large: 0 });
+    watch.onDeliveryReport({ small: reported, large: 0 }, pair, at(0));
     watch.onRungChange(at(0));
     for (let now = 0; now <= 5000; now += 10) {
       if (now % 100 === 0) {
@@ -25,7 +25,7 @@ describe("reports count what came by any path, so late frames of the old one are
         pair.onAnswer(now + 1, at(now));
         watch.onTraffic(false, at(now));
         watch.onDataSent({ small: 10, large: 0 }, at(now));
-        if (now <= lateMs) watch.onDeliveryReport({ small: ++reported, large: 0 });
+        if (now <= lateMs) watch.onDeliveryReport({ small: ++reported, large: 0 }, pair, at(now));
       }
       const dueAt = watch.dueAt(pair, true);
       if (dueAt !== undefined && at(now) >= dueAt && watch.verdict(pair, at(now)) === "deaf") return now;
@@ -46,7 +46,7 @@ describe("reports count what came by any path, so late frames of the old one are
   test("a report that is missing because nothing was sent condemns nobody", () => {
     const watch = new PathWatch();
     const pair = newPair();
-    watch.onDeliveryReport({ small: 5, large: 0 });
+    watch.onDeliveryReport({ small: 5, large: 0 }, pair, at(0));
     watch.onRungChange(at(0));
     watch.onDataSent({ small: 10, large: 0 }, at(1100));
     for (let now = 1100; now < 6000; now += 100) {
