@@ -163,12 +163,12 @@ describe("a local port that leads to a peer's", () => {
         expect(await download(`http://127.0.0.1:${ports.web}/`)).toEqual({ code: 0, hash: FILE_HASH });
       }
     });
-    let isOver = false;
+    const state = { isOver: false };
     const all = Promise.all(downloads).finally(() => {
-      isOver = true;
+      state.isOver = true;
     });
     const times: number[] = [];
-    while (!isOver) {
+    while (!state.isOver) {
       const startedAt = performance.now();
       expect((await exchange(ports.echo, Buffer.from("small"))).toString()).toBe("small");
       times.push(performance.now() - startedAt);

@@ -9,9 +9,12 @@ import type { StreamDriver } from "./stream_driver.ts";
 /** Flows of one peer to ports of this machine, and how long a quiet one lives. */
 const MAX_FLOWS_PER_PEER = 256;
 const FLOW_IDLE_MS = 120_000;
+/** The first datagrams of a flow wait until its socket is there: a question to a DNS server is one datagram. */
+const MAX_WAITING = 16;
 
 interface PeerFlow {
   socket: Bun.udp.ConnectedSocket<"uint8array"> | undefined;
+  waiting: Uint8Array[];
   usedAt: number;
   isClosed: boolean;
 }
@@ -61,8 +64,8 @@ export class DatagramFlows {
     if (address === undefined) return;
     const found = this.#flowOf(peer, flow, port, address);
     found.usedAt = this.#driver.now();
-    // The first datagrams of a flow may find its socket not open yet: lost, as datagrams are.
-    found.socket?.send(bytes);
+    if (found.socket !== undefined) found.socket.send(bytes);
+    else if (!found.isClosed && found.waiting.length < MAX_WAITING) found.waiting.push(bytes.slice());
   }
 
   #flowOf(peer: PeerId, flow: StreamId, port: number, address: string): PeerFlow {
@@ -81,7 +84,7 @@ export class DatagramFlows {
       flows.delete(other);
       if (oldest !== undefined) closeFlow(oldest);
     }
-    const found = known ?? { socket: undefined, usedAt: now, isClosed: false };
+    const found = known ?? { socket: undefined, waiting: [], usedAt: now, isClosed: false };
     // The oldest come first in the map.
     flows.set(key, found);
     if (known === undefined) void this.#connect(found, peer, flow, port, address);
@@ -103,10 +106,14 @@ export class DatagramFlows {
         },
       });
       if (found.isClosed) socket.close();
-      else found.socket = socket;
+      else {
+        found.socket = socket;
+        for (const bytes of found.waiting) socket.send(bytes);
+      }
     } catch {
       found.isClosed = true;
     }
+    found.waiting = [];
   }
 }
 
