@@ -604,10 +604,12 @@ export class Node {
     peer.usedAt = now;
     peer.paths.setInUse(true, now);
     const hasReceived = report.received.small + report.received.large > 0;
-    if (hasReceived) this.#traffic.reportReceived(peer, report.received);
-    if (hasReceived && report.leg < FIRST_RELAY_LEG) {
-      peer.paths.handleReceived(report.leg, unpackAddress(report.from), false, report.at);
+    const from = hasReceived && report.leg < FIRST_RELAY_LEG ? unpackAddress(report.from) : undefined;
+    if (hasReceived) {
+      const pair = from === undefined ? undefined : peer.paths.provenPair(report.leg, from);
+      this.#traffic.reportReceived(peer, report.received, pair);
     }
+    if (from !== undefined) peer.paths.handleReceived(report.leg, from, false, report.at);
     if (peer.route === undefined) return;
     if (peer.route.kind === "direct") {
       peer.paths.handleTraffic(report.sent, report.received, report.at);

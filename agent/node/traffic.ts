@@ -5,7 +5,8 @@
 import type { RelayLeg } from "../../shared/signal/messages.ts";
 import { after, type Instant } from "../../shared/time.ts";
 import { FRAME_OVERHEAD_BYTES } from "../../shared/wire/frame.ts";
-import type { PacketCounts } from "../data/plane.ts";
+import { type PacketCounts, pathRef } from "../data/plane.ts";
+import type { Pair } from "../path/pair.ts";
 import { chooseRoute, isSameRoute } from "./ladder.ts";
 import type { Outbox } from "./outbox.ts";
 import { type Peer, remember, wishOf } from "./peer.ts";
@@ -115,12 +116,16 @@ export class Traffic {
     peer.paths.handleSent(now);
   }
 
-  /** Packets have come from the peer: it is told how many so far, since it has no other evidence that they arrive. */
-  reportReceived(peer: Peer, news: PacketCounts): void {
+  /**
+   * Packets have come from the peer: it is told how many so far, since it has no other evidence that they arrive.
+   *
+   * @param pair that they came on: the report retraces it, since our own route may be one that is dead at the peer's end
+   */
+  reportReceived(peer: Peer, news: PacketCounts, pair: Pair | undefined): void {
     const { received } = peer;
     received.small += news.small;
     received.large += news.large;
-    const path = this.#outbox.routeRef(peer);
+    const path = pair === undefined ? this.#outbox.routeRef(peer) : pathRef(pair.leg, pair.packedRemote);
     if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "received", ...received });
   }
 

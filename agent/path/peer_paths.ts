@@ -146,6 +146,11 @@ export class PeerPaths {
     return this.#pairs.values();
   }
 
+  /** The pair that brings the peer's packets, if it is proven to lead back. */
+  provenPair(leg: Leg, from: TransportAddress): Pair | undefined {
+    return this.pairs().find((pair) => pair.leg === leg && pair.isValid && pair.hears(from));
+  }
+
   setLegs(legs: LocalLegs, now: Instant): void {
     this.#legs = legs;
     this.#pairs.keep((pair) => this.#isOurs(pair.leg));

@@ -7,6 +7,10 @@ test.each([
   [15, "the coordinator forgets an SSH leg that the agent has lost and cannot open again, and uses the WebSocket"],
   [16, "a captive portal opens for a machine that only gets out by WebSocket"],
   [24, "a router that reboots where SSH has been closed meanwhile"],
+  [
+    3084,
+    "reports that went by a relay which was dead at the other end did the same: they go back the way that the packets came",
+  ],
   [128, "an SSH connection is tried again soon once the direct path is gone, however long it had been in vain before"],
   [
     1088,
