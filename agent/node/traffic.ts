@@ -125,7 +125,7 @@ export class Traffic {
     const { received } = peer;
     received.small += news.small;
     received.large += news.large;
-    const path = pair === undefined ? this.#outbox.routeRef(peer) : pathRef(pair.leg, pair.packedRemote);
+    const path = pair === undefined ? this.#outbox.routeRef(peer) : pathRef(pair.leg, pair.packedRemote, undefined);
     if (path !== undefined) this.#outbox.sendControl(peer, path, { type: "received", ...received });
   }
 
