@@ -128,7 +128,8 @@ const EVENTS: readonly Event[] = [
   {
     name: "a router gets another public address",
     mostMs: unplannedMs,
-    during: async ({ lab, round }) => lab.site(1).changePublicAddress(`198.51.100.${100 + (round % 2)}`),
+    // Each time one that the other router has not let anything through for.
+    during: async ({ lab, round }) => lab.site(1).changePublicAddress(`198.51.100.${100 + round}`),
   },
   {
     name: "the coordinator restarts under relayed packets",
