@@ -290,21 +290,40 @@ export class RelayHub {
   #forward(leg: Leg, frames: readonly Addressed[], now: Instant): void {
     const { agent } = leg;
     const touched = new Set<Leg>();
-    for (const { to, frame } of frames) {
-      if (!agent.rate.take(now, frame.length + FRAME_OVERHEAD_BYTES)) {
-        this.counters.droppedRate++;
-        continue;
-      }
-      const route = this.#route(agent, to);
-      if (route === "no_leg") this.counters.droppedNoLeg++;
-      else if (route === "refused") this.counters.droppedRefused++;
+    for (let at = 0; at < frames.length; ) {
+      const first = frames[at];
+      if (first === undefined) break;
+      let end = at + 1;
+      while (end < frames.length && frames[end]?.to === first.to) end++;
+      const run = frames.slice(at, end);
+      at = end;
+      const route = this.#route(agent, first.to);
+      if (route === "no_leg") this.counters.droppedNoLeg += run.length;
+      else if (route === "refused") this.counters.droppedRefused += run.length;
       else {
-        // A copy: the frame is a view into a larger buffer, which must not stay for its sake.
-        this.counters.droppedOverflow += route.queue.push(agent.id, frame.slice(), now);
+        for (const frame of this.#admit(agent, run, now)) {
+          this.counters.droppedOverflow += route.queue.push(agent.id, frame, now);
+        }
         touched.add(route);
       }
     }
     for (const { id } of touched) this.#actions.push({ type: "ready", leg: id });
+  }
+
+  /**
+   * Copies of what the agent may send: they are views into a larger buffer, which must not stay for their sake. One copy for a run to one
+   * peer, since an allocation for each frame costs more than its bytes; what the last frame of a run keeps is bounded by the run.
+   */
+  #admit(agent: Agent, run: readonly Addressed[], now: Instant): Uint8Array[] {
+    const admitted = run.filter(({ frame }) => agent.rate.take(now, frame.length + FRAME_OVERHEAD_BYTES));
+    this.counters.droppedRate += run.length - admitted.length;
+    const bytes = new Uint8Array(admitted.reduce((sum, { frame }) => sum + frame.length, 0));
+    let at = 0;
+    return admitted.map(({ frame }) => {
+      bytes.set(frame, at);
+      at += frame.length;
+      return bytes.subarray(at - frame.length, at);
+    });
   }
 
   #route(agent: Agent, to: PeerId): Route {

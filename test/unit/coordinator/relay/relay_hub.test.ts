@@ -177,7 +177,7 @@ describe("limits", () => {
     give(open(1, A, "websocket"), open(2, B, "websocket"), large(1, B, 300));
     const frames: number[] = [];
     for (let part = hub.take(2, instant(now), 65_536, 4); part.length > 0; part = hub.take(2, instant(now), 65_536, 4))
-      frames.push(...part.map(({ frame }) => new DataView(frame.buffer).getUint32(0)));
+      frames.push(...part.map(({ frame }) => new DataView(frame.buffer, frame.byteOffset).getUint32(0)));
     expect(frames.length).toBe(Math.floor((256 * 1024) / (1300 + 64)));
     expect(frames.at(-1)).toBe(299);
     expect(frames[0]).toBe(300 - frames.length);
