@@ -62,6 +62,8 @@ const MAX_SERVERS = 8;
 const SAMPLE_SOCKETS = 5;
 /** So many of them have been answered before their ports are judged for the first time; the last may be lost. */
 const SAMPLES_ANSWERED = 0.8;
+/** The questions about reuse are asked last, and a verdict for want of answers costs the user half of an hour or all of a block. */
+const REUSE_PATIENCE_MS = 700;
 /** Anonymous requests are few: 20 a second for each source. */
 const ANONYMOUS_SAMPLE_SOCKETS = 2;
 
@@ -88,7 +90,7 @@ export class NatDiscovery {
   #isComplete = false;
   /** So many servers, from the first, the sample sockets have asked. */
   #serversSampled = 0;
-  #hasAskedOfReuse = false;
+  #reuseAskedAt: Instant | undefined;
 
   /**
    * @param servers of one address family: address 1 port 1, address 1 port 2, then address 2 likewise when there is one
@@ -175,7 +177,7 @@ export class NatDiscovery {
 
   deadline(): Instant | undefined {
     if (this.#isComplete) return undefined;
-    return earliest(this.#silenceAt(), ...this.#transactions.map((t) => t.nextAt));
+    return earliest(this.#decidedAt(), ...this.#transactions.map((t) => t.nextAt));
   }
 
   result(): DiscoveryResult {
@@ -235,12 +237,12 @@ export class NatDiscovery {
   #sampleReuse(now: Instant): void {
     const asked = this.#transactions.filter(({ request }) => request.socket.startsWith("sample"));
     const answered = asked.filter(({ answer }) => answer !== undefined).length;
-    if (this.#hasAskedOfReuse || this.#sampleSockets < SAMPLE_SOCKETS || answered === 0) return;
+    if (this.#reuseAskedAt !== undefined || this.#sampleSockets < SAMPLE_SOCKETS || answered === 0) return;
     if (answered < asked.length * SAMPLES_ANSWERED) return;
     const { ports, sharesPorts } = this.#allocation() ?? {};
     if (ports === undefined || ports.stride !== 0 || sharesPorts !== undefined) return;
     if (this.#mapping() !== "address-and-port-dependent") return;
-    this.#hasAskedOfReuse = true;
+    this.#reuseAskedAt = now;
     const wanted = samplesToTell(ports.last - ports.first + 1, this.#servers.length) ?? 0;
     const sockets = Math.ceil(wanted / this.#servers.length);
     for (let i = SAMPLE_SOCKETS; i < sockets; i++) for (const to of this.#servers) this.#ask(`sample-${i}`, to, now);
@@ -274,8 +276,19 @@ export class NatDiscovery {
       : after(this.#firstAnswerAt, this.#silenceMs + SILENCE_ROUND_TRIPS * this.#roundTripMs);
   }
 
+  /** When no more answers are waited for. */
+  #decidedAt(): Instant {
+    const silenceAt = this.#silenceAt();
+    const isSampling = this.#transactions.some(
+      ({ request, answer }) => answer === undefined && request.socket.startsWith("sample"),
+    );
+    if (this.#reuseAskedAt === undefined || !isSampling) return silenceAt;
+    const sampledAt = after(this.#reuseAskedAt, REUSE_PATIENCE_MS + SILENCE_ROUND_TRIPS * this.#roundTripMs);
+    return sampledAt > silenceAt ? sampledAt : silenceAt;
+  }
+
   #isDecided(now: Instant): boolean {
-    if (now >= this.#silenceAt()) return true;
+    if (now >= this.#decidedAt()) return true;
     return this.#transactions.every((t) => t.answer !== undefined);
   }
 

@@ -14,10 +14,10 @@ export interface PortSample {
   readonly destination: string;
 }
 
-/** Of a NAT that shares ports, so many repetitions are expected: none at all comes about once in a hundred times (exp(-4.6)). */
-const EXPECTED_REPEATS = 4.6;
-/** Some answers are lost, and the first guess at the size of the block may be a little too small. */
-const MARGIN = 1.3;
+/** Where a NAT that shares ports would have shown so many repetitions, none at all is chance once in twenty times (exp(-3)). */
+const LEAST_REPEATS = 3;
+/** So many are asked for: with all answers that is once in four hundred times. Some are lost, and the block may be larger than it seemed. */
+const WANTED_REPEATS = 6;
 /** Enough for blocks of some 1200 ports; larger ones would take more questions than discovery should ask. */
 const MAX_SAMPLES = 140;
 
@@ -33,12 +33,12 @@ export function judgeReuse(samples: readonly PortSample[], blockPorts: number): 
   const perDestination = Map.groupBy(samples, ({ destination }) => destination);
   const alike = [...perDestination.values()].reduce((sum, { length }) => sum + length ** 2, 0);
   const pairs = (samples.length ** 2 - alike) / 2;
-  return pairs / blockPorts >= EXPECTED_REPEATS ? false : undefined;
+  return pairs / blockPorts >= LEAST_REPEATS ? false : undefined;
 }
 
 /** How many samples in all would tell; undefined when that is too many, or there are no two destinations. */
 export function samplesToTell(blockPorts: number, destinations: number): number | undefined {
   if (destinations < 2) return undefined;
-  const wanted = Math.ceil(Math.sqrt((2 * EXPECTED_REPEATS * MARGIN * blockPorts) / (1 - 1 / destinations)));
+  const wanted = Math.ceil(Math.sqrt((2 * WANTED_REPEATS * blockPorts) / (1 - 1 / destinations)));
   return wanted > MAX_SAMPLES ? undefined : wanted;
 }

@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import type { TransportAddress } from "../../../../shared/address.ts";
 import { type Instant, instant } from "../../../../shared/time.ts";
 import { type DiscoveryRequest, NatDiscovery } from "../../../../agent/path/nat_discovery.ts";
+import { SeededRandom } from "../../../sim/random.ts";
 
 const server = (address: 1 | 2, port: 3478 | 3479): TransportAddress => ({ ip: `203.0.113.${address}`, port });
 const FOUR = [server(1, 3478), server(1, 3479), server(2, 3478), server(2, 3479)];
@@ -125,6 +126,38 @@ describe("allocation of ports", () => {
     expect(sampled(run).map(({ to }) => to)).toEqual(Array.from({ length: 5 }, () => FOUR[0]));
   });
 
+  test("one with a small block is asked by more sockets, and waited for, until it shows whether it shares its ports", () => {
+    const run = started(FOUR);
+    const port = blockPorts();
+    for (const to of FOUR) run.answer("data", to, mapped(port()), 20);
+    const first = sampled(run);
+    for (const { socket, to } of first) run.answer(socket, to, mapped(port()), 40);
+    const more = sampled(run).slice(first.length);
+    expect(more.length).toBeGreaterThan(20);
+    expect(more.length).toBeLessThanOrEqual(112);
+    // Past the time that silence of the filtering tests takes.
+    run.at(20 + 450 + 3 * 20 + 1);
+    expect(run.discovery.result().isComplete).toBe(false);
+    for (const { socket, to } of more) run.answer(socket, to, mapped(port()), 560);
+    run.at(561);
+    expect(run.discovery.result()).toMatchObject({
+      isComplete: true,
+      allocation: { kind: "block", sharesPorts: false },
+    });
+    expect(run.discovery.deadline()).toBeUndefined();
+  });
+
+  test("what is not answered then is not waited for any longer", () => {
+    const run = started(FOUR);
+    const port = blockPorts();
+    for (const to of FOUR) run.answer("data", to, mapped(port()), 20);
+    for (const { socket, to } of sampled(run)) run.answer(socket, to, mapped(port()), 40);
+    run.at(40 + 700 + 3 * 20 - 1);
+    expect(run.discovery.result().isComplete).toBe(false);
+    run.at(40 + 700 + 3 * 20);
+    expect(run.discovery.result()).toMatchObject({ isComplete: true, allocation: { sharesPorts: undefined } });
+  });
+
   test("one whose first answers look like a cone's is asked for the rest once they do not", () => {
     const run = started(FOUR);
     const asked = (): string[] => sampled(run).map(({ socket, to }) => `${socket} ${to.ip} ${to.port}`);
@@ -203,6 +236,18 @@ describe("requests", () => {
     expect(run.discovery.result()).toMatchObject({ mapping: "endpoint-independent", publicAddresses: [mapped(1)] });
   });
 });
+
+/** One port after the other of a block of 256, in a random order, none of them twice. */
+function blockPorts(): () => number {
+  const random = new SeededRandom(1);
+  const given = new Set<number>();
+  return () => {
+    let port = random.between(40_000, 40_255);
+    while (given.has(port)) port = random.between(40_000, 40_255);
+    given.add(port);
+    return port;
+  };
+}
 
 function started(servers: readonly TransportAddress[], options: { readonly testFiltering?: boolean } = {}) {
   let next = 0;
