@@ -185,7 +185,7 @@ export class HardPunching {
   #roomWaitMs(plan: PunchPlan, now: Instant): number {
     const { room } = plan;
     if (room === undefined) return 0;
-    const most = plan.role === "spread" ? Math.max(0, room - plan.sockets) : Math.ceil(room * (1 - LEAST_ROOM));
+    const most = Math.ceil(room * (1 - LEAST_ROOM));
     if (this.#portsInUse(now) <= most) return 0;
     const sampled = this.#gathering.portsTaken;
     const sampledMs = sampled === undefined ? 0 : after(sampled.at, MAPPING_LIFETIME_MS) - now;

@@ -241,7 +241,8 @@ export class NatDiscovery {
     if (answered < asked.length * SAMPLES_ANSWERED) return;
     const { ports, sharesPorts } = this.#allocation() ?? {};
     if (ports === undefined || ports.stride !== 0 || sharesPorts !== undefined) return;
-    if (this.#mapping() !== "address-and-port-dependent") return;
+    // A NAT that lets others in needs no meeting (punch_plan.ts), so its ports are left alone.
+    if (this.#mapping() !== "address-and-port-dependent" || this.#filtering() !== "address-and-port-dependent") return;
     this.#reuseAskedAt = now;
     const wanted = samplesToTell(ports.last - ports.first + 1, this.#servers.length) ?? 0;
     const sockets = Math.ceil(wanted / this.#servers.length);

@@ -20,6 +20,8 @@ const LEAST_REPEATS = 3;
 const WANTED_REPEATS = 6;
 /** Enough for blocks of some 1200 ports; larger ones would take more questions than discovery should ask. */
 const MAX_SAMPLES = 140;
+/** Of the block: what the questions take is missed by the first attempt, and by everything else. */
+const MAX_SHARE = 0.27;
 
 /** @param samples of different mappings. Undefined: they do not tell. */
 export function judgeReuse(samples: readonly PortSample[], blockPorts: number): boolean | undefined {
@@ -40,5 +42,5 @@ export function judgeReuse(samples: readonly PortSample[], blockPorts: number): 
 export function samplesToTell(blockPorts: number, destinations: number): number | undefined {
   if (destinations < 2) return undefined;
   const wanted = Math.ceil(Math.sqrt((2 * WANTED_REPEATS * blockPorts) / (1 - 1 / destinations)));
-  return wanted > MAX_SAMPLES ? undefined : wanted;
+  return wanted > Math.min(MAX_SAMPLES, blockPorts * MAX_SHARE) ? undefined : wanted;
 }

@@ -51,7 +51,7 @@ export interface PunchPlan {
   readonly probes: number;
   /** Of the peer, where both meet. */
   readonly peerProbes: number;
-  /** How many mappings all our attempts may have at our NAT at a time; undefined: that does not matter. */
+  /** Where both meet: how many mappings all our attempts may have at our NAT at a time; undefined: that does not matter. */
   readonly room: number | undefined;
   readonly perSecond: number;
   /** Of one attempt, 0 to 1. */
@@ -94,8 +94,7 @@ export function planPunch(local: NatReport, remote: NatReport, context: PunchCon
   if (local.filtering === undefined || remote.filtering === undefined) return undefined;
   const { limits = MAX_PUNCH, failed = 0 } = context;
   if (limits.packets === 0) return undefined;
-  if (!isDependent(remote.mapping))
-    return { ...inOneRound("spread", guessing(local, limits), limits), room: roomOf(local, true) };
+  if (!isDependent(remote.mapping)) return inOneRound("spread", guessing(local, limits), limits);
   if (!isDependent(local.mapping)) return inOneRound("guess", guessing(remote, limits), limits);
   const hopeful = meeting(local, remote, limits, true);
   return (1 - hopeful.chance) ** failed < IMPLAUSIBLE ? meeting(local, remote, limits, false) : hopeful;
