@@ -165,7 +165,7 @@ describe("a firewall that opens", () => {
   test.each([
     ["udpblocked", /both networks block UDP; allowing outgoing UDP on both sides would make a direct path possible/],
     ["fullcone", /this network blocks UDP; allowing outgoing UDP here would make a direct path possible/],
-  ] as const)("brings a direct path by itself, as why has said: %s", async (far, words) => {
+  ] as const)("brings a direct path by itself, as why has said: %s", { timeout: 40_000 }, async (far, words) => {
     await withLab({ sites: [{ nat: "udpblocked" }, { nat: far }] }, async (lab) => {
       const { one, two } = await startPair(lab);
       expect(await one.wait(`peer=${two.name}`, 10)).toBe(0);
