@@ -137,7 +137,7 @@ export class DataPlane implements Plane {
         const before = peer.path;
         peer.path = command.path;
         peer.mtu = command.mtu;
-        if (command.isPlanned) this.#markSwitch(peer, before, now);
+        if (command.isPlanned) this.#markSwitch(peer, before, command.holdMs ?? 0, now);
         this.#flushWaiting(peer, now);
         break;
       }
@@ -400,7 +400,7 @@ export class DataPlane implements Plane {
         const mark = readSwitch(bytes.subarray(start, end));
         this.#timed.add(peer);
         if (mark?.mark === SWITCH_BEGIN) {
-          this.#handleAll(peer, peer.pathSwitch.begin(mark.id, sourceName(peer), now), now);
+          this.#handleAll(peer, peer.pathSwitch.begin(mark.id, sourceName(peer), mark.holdMs, now), now);
         } else if (mark?.mark === SWITCH_FENCE) this.#handleAll(peer, peer.pathSwitch.fence(mark.id), now);
         break;
       }
@@ -463,14 +463,14 @@ export class DataPlane implements Plane {
   }
 
   /** Tells the peer where the old path ends and the new one begins. */
-  #markSwitch(peer: DataPeer, before: PathRef | undefined, now: Instant): void {
+  #markSwitch(peer: DataPeer, before: PathRef | undefined, holdMs: number, now: Instant): void {
     const { active, path } = peer;
     if (active === undefined || before === undefined || path === undefined) return;
     const id = peer.switchId++ >>> 0;
     const plaintext = new Uint8Array(SWITCH_BYTES);
-    writeSwitch(plaintext, SWITCH_FENCE, id);
+    writeSwitch(plaintext, SWITCH_FENCE, id, 0);
     this.#sender.sendPlaintext(peer, active, before, plaintext, now);
-    writeSwitch(plaintext, SWITCH_BEGIN, id);
+    writeSwitch(plaintext, SWITCH_BEGIN, id, holdMs);
     this.#sender.sendPlaintext(peer, active, path, plaintext, now);
   }
 
@@ -625,7 +625,14 @@ export class DataPlane implements Plane {
       rxPackets: peer.rxPackets,
       txPackets: peer.txPackets,
     }));
-    this.#io.report({ type: "counters", peers, drops: { ...this.#drops } });
+    // Not dropped, but out of order: what was waited for after a move of the path did not come in time.
+    let unordered = 0;
+    for (const { pathSwitch, epochs } of this.#peers.values()) {
+      unordered += pathSwitch.lateFences;
+      for (const { sequencer } of epochs.values()) unordered += sequencer.gapsGivenUp;
+    }
+    const drops = unordered === 0 ? this.#drops : { ...this.#drops, "order given up": unordered };
+    this.#io.report({ type: "counters", peers, drops: { ...drops } });
   }
 
   #drop(reason: string, count = 1): void {

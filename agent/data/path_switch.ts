@@ -9,7 +9,7 @@
  */
 import { after, type Instant } from "../../shared/time.ts";
 
-/** Twice the slowest relay worth switching from; a fence later than that is taken for lost. */
+/** Twice the round trip of the slowest relay worth switching from, whatever the sender asks for; a fence later than that is taken for lost. */
 const MAX_HOLD_MS = 400;
 /** At a gigabit, 400 ms are more than this: then order is given up before memory. */
 const MAX_HELD_BYTES = 16 * 1024 * 1024;
@@ -39,11 +39,17 @@ export class PathSwitch {
     return this.#hold?.deadline;
   }
 
-  /** @param source names the path that the begin came on. Returns what an unfinished earlier switch still held. */
-  begin(id: number, source: string, now: Instant): readonly Uint8Array[] {
+  /**
+   * Returns what an unfinished earlier switch still held.
+   *
+   * @param source names the path that the begin came on
+   * @param holdMs what the sender asks for: twice the round trip of its old path; 0 for the most there is
+   */
+  begin(id: number, source: string, holdMs: number, now: Instant): readonly Uint8Array[] {
     if (this.#earlyFences.delete(id)) return [];
     const released = this.#release();
-    this.#hold = { id, source, frames: [], deadline: after(now, MAX_HOLD_MS), bytes: 0 };
+    const waitMs = holdMs === 0 ? MAX_HOLD_MS : Math.min(holdMs, MAX_HOLD_MS);
+    this.#hold = { id, source, frames: [], deadline: after(now, waitMs), bytes: 0 };
     return released;
   }
 
@@ -93,6 +99,8 @@ export class CounterOrder {
   #seen = new Set<number>();
   #held: Held[] = [];
   #heldBytes = 0;
+  /** Missing frames that were waited for in vain, a row of them counting once. */
+  gapsGivenUp = 0;
   #waitUntil: Instant | undefined;
 
   get isActive(): boolean {
@@ -147,6 +155,7 @@ export class CounterOrder {
   }
 
   #giveUp(): readonly Uint8Array[] {
+    this.gapsGivenUp++;
     this.#next = Math.max(this.#next, ...this.#held.map(({ counter }) => counter + 1));
     for (const counter of this.#seen) if (counter < this.#next) this.#seen.delete(counter);
     const released = this.#release();

@@ -43,6 +43,8 @@ export type PlaneCommand =
       readonly mtu: number;
       /** The old path still works: mark its end, so that the peer can keep the order (path_switch.ts). */
       readonly isPlanned: boolean;
+      /** How long the peer should wait for the last frames of the old path; default as long as it likes. */
+      readonly holdMs?: number | undefined;
     }
   /** The largest frame that the selected path carries. */
   | { readonly type: "set_mtu"; readonly peer: PeerSlot; readonly mtu: number }

@@ -15,6 +15,12 @@ import { type Peer, remember, wishOf } from "./peer.ts";
 const MTU_RELAY = 65_000;
 /** The largest stream frame on a relay, where any size passes: not so large that one stream's frame keeps another's waiting. */
 const RELAYED_STREAM_FRAME_BYTES = 1280;
+/**
+ * How long the peer waits for what is still on the old path after a planned move: twice its round trip, but what the programs on the way may
+ * be held up by a busy machine, and what its receiver allows at most (data/path_switch.ts).
+ */
+const LEAST_HOLD_MS = 200;
+const MAX_HOLD_MS = 400;
 /** The round trip of a relayed path in use is measured this often. */
 const RELAY_ECHO_MS = 5000;
 /**
@@ -53,6 +59,10 @@ export class Traffic {
     const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
     if (route?.kind === wishOf(peer)) peer.wishUntil = undefined;
     if (isSameRoute(before, route)) return;
+    // As long as the old path takes, there and back and once more; none is known of a relay that was not measured yet.
+    const oldRttMs = before?.kind === "direct" ? before.pair.rttMs : peer.relayRttMs;
+    const holdMs =
+      oldRttMs === undefined ? undefined : Math.ceil(Math.min(Math.max(2 * oldRttMs, LEAST_HOLD_MS), MAX_HOLD_MS));
     peer.route = route;
     peer.paths.handleRungChange(now);
     peer.paths.setRelayed(route !== undefined && route.kind !== "direct");
@@ -61,7 +71,7 @@ export class Traffic {
     peer.relayEchoAt = undefined;
     const path = this.#outbox.routeRef(peer);
     const mtu = route === undefined ? 0 : route.kind === "direct" ? route.pair.mtu.size : MTU_RELAY;
-    this.#outbox.plane({ type: "select_path", peer: peer.slot, path, mtu, isPlanned });
+    this.#outbox.plane({ type: "select_path", peer: peer.slot, path, mtu, isPlanned, holdMs });
     const from = before?.kind ?? null;
     const to = route?.kind ?? null;
     const atUnixMs = this.#wallClockUnixMs();

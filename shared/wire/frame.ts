@@ -37,7 +37,9 @@ export const FRAME_UNFINISHED = 0x07;
 /** Marks of a switch frame. */
 export const SWITCH_BEGIN = 0;
 export const SWITCH_FENCE = 1;
-export const SWITCH_BYTES = 6;
+export const SWITCH_BYTES = 8;
+/** Without the time to wait, which a sender may leave out. */
+const LEAST_SWITCH_BYTES = 6;
 
 /** Type byte, id, index and count in front of a fragment's body. */
 export const FRAGMENT_HEADER_BYTES = 7;
@@ -73,18 +75,26 @@ export const frameReceiver = (bytes: Uint8Array, at = 0): number => u32(bytes, a
 /** The counter; 2^53 and more come out as a number that no window accepts. */
 export const frameCounter = (bytes: Uint8Array, at = 0): number => u32(bytes, at + 5) * 2 ** 32 + u32(bytes, at + 9);
 
-export function writeSwitch(out: Uint8Array, mark: number, id: number): void {
+/** @param holdMs how long a begin asks to wait for its fence, at most 65 535 ms; 0: as long as the receiver likes */
+export function writeSwitch(out: Uint8Array, mark: number, id: number, holdMs: number): void {
   out[0] = FRAME_SWITCH;
   out[1] = mark;
   out[2] = id >>> 24;
   out[3] = id >>> 16;
   out[4] = id >>> 8;
   out[5] = id;
+  out[6] = holdMs >>> 8;
+  out[7] = holdMs;
 }
 
 /** The mark and id of a switch frame's plaintext (type byte included); undefined when it is too short. */
-export const readSwitch = (plaintext: Uint8Array): { readonly mark: number; readonly id: number } | undefined =>
-  plaintext.length < SWITCH_BYTES ? undefined : { mark: plaintext[1] ?? 0, id: u32(plaintext, 2) };
+export function readSwitch(
+  plaintext: Uint8Array,
+): { readonly mark: number; readonly id: number; readonly holdMs: number } | undefined {
+  if (plaintext.length < LEAST_SWITCH_BYTES) return undefined;
+  const holdMs = plaintext.length < SWITCH_BYTES ? 0 : ((plaintext[6] ?? 0) << 8) | (plaintext[7] ?? 0);
+  return { mark: plaintext[1] ?? 0, id: u32(plaintext, 2), holdMs };
+}
 
 export interface FragmentHeader {
   readonly id: number;

@@ -7,7 +7,7 @@ const bytes = (n: number): Uint8Array => Uint8Array.of(n);
 
 test("what the new path brings waits for the fence of the old one, and then goes in the order of its counters", () => {
   const pathSwitch = new PathSwitch();
-  expect(pathSwitch.begin(7, "new", T0)).toEqual([]);
+  expect(pathSwitch.begin(7, "new", 0, T0)).toEqual([]);
   expect([pathSwitch.holds("new", 12, bytes(12)), pathSwitch.holds("new", 11, bytes(11))]).toEqual([true, true]);
   expect(pathSwitch.holds("old", 10, bytes(10))).toBe(false);
   expect(pathSwitch.fence(7)).toEqual([bytes(11), bytes(12)]);
@@ -17,13 +17,13 @@ test("what the new path brings waits for the fence of the old one, and then goes
 test("a fence that came first leaves nothing to wait for", () => {
   const pathSwitch = new PathSwitch();
   pathSwitch.fence(3);
-  pathSwitch.begin(3, "new", T0);
+  pathSwitch.begin(3, "new", 0, T0);
   expect(pathSwitch.holds("new", 1, bytes(1))).toBe(false);
 });
 
 test("a lost fence costs at most 400 ms, and is counted", () => {
   const pathSwitch = new PathSwitch();
-  pathSwitch.begin(1, "new", T0);
+  pathSwitch.begin(1, "new", 0, T0);
   pathSwitch.holds("new", 1, bytes(1));
   expect(pathSwitch.overdue(after(T0, 399))).toEqual([]);
   expect(pathSwitch.deadline).toBe(after(T0, 400));
@@ -31,9 +31,20 @@ test("a lost fence costs at most 400 ms, and is counted", () => {
   expect(pathSwitch.lateFences).toBe(1);
 });
 
+test("the sender says how long its old path may take, and 400 ms are the most", () => {
+  for (const [asked, waited] of [
+    [200, 200],
+    [60_000, 400],
+  ] as const) {
+    const pathSwitch = new PathSwitch();
+    pathSwitch.begin(1, "new", asked, T0);
+    expect(pathSwitch.deadline).toBe(after(T0, waited));
+  }
+});
+
 test("memory is bounded: more than 16 MiB is given up at once", () => {
   const pathSwitch = new PathSwitch();
-  pathSwitch.begin(1, "new", T0);
+  pathSwitch.begin(1, "new", 0, T0);
   const large = new Uint8Array(60_000);
   let held = 0;
   while (pathSwitch.overdue(T0).length === 0 && held < 1000) {
@@ -45,9 +56,9 @@ test("memory is bounded: more than 16 MiB is given up at once", () => {
 
 test("a second switch lets go what the first still held", () => {
   const pathSwitch = new PathSwitch();
-  pathSwitch.begin(1, "a", T0);
+  pathSwitch.begin(1, "a", 0, T0);
   pathSwitch.holds("a", 1, bytes(1));
-  expect(pathSwitch.begin(2, "b", T0)).toEqual([bytes(1)]);
+  expect(pathSwitch.begin(2, "b", 0, T0)).toEqual([bytes(1)]);
 });
 
 test("while our own leg changes, frames go out in the order of their counters, whatever leg they came by", () => {
