@@ -21,7 +21,7 @@ const WANTED_REPEATS = 6;
 /** Enough for blocks of some 1200 ports; larger ones would take more questions than discovery should ask. */
 const MAX_SAMPLES = 140;
 /** Of the block: what the questions take is missed by the first attempt, and by everything else. */
-const MAX_SHARE = 0.27;
+const MAX_SHARE = 0.32;
 
 /** @param samples of different mappings. Undefined: they do not tell. */
 export function judgeReuse(samples: readonly PortSample[], blockPorts: number): boolean | undefined {
