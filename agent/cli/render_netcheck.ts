@@ -1,5 +1,5 @@
 /** `netcheck` for people: the verdict first, then what it rests on. */
-import type { Netcheck } from "../local/contract.ts";
+import type { Netcheck, NatStatus } from "../local/contract.ts";
 import { printable } from "../log.ts";
 import { natWords, type View } from "./render.ts";
 
@@ -49,5 +49,13 @@ function mappingRows(
     ["  mapping", ipv4.mapping === "none" ? "none, the address is its own" : (ipv4.mapping ?? "not known")],
     ["  filtering", ipv4.filtering ?? "not known"],
     ["  hairpin", verdict(ipv4.hairpin, "works", "does not work")],
+    ...memoryRows(ipv4),
   ];
+}
+
+/** How long the router remembers a flow that nobody uses, once that is known. */
+function memoryRows({ mappingLifetimeSeconds: stood, mappingForgottenSeconds: fell }: NatStatus): [string, string][] {
+  if (stood == null) return [];
+  if (fell == null) return [["  memory", `idle flows live for ${stood} s at least`]];
+  return [["  memory", `idle flows live for ${stood === 0 ? "less than" : `${stood} to`} ${fell} s`]];
 }

@@ -35,10 +35,16 @@ export function proxyFor(url: string, named: string | undefined): string | undef
   return proxy === "" ? undefined : proxy;
 }
 
+/** A proxy's URL without user and password. */
+export function nameOfProxy(proxy: string): string {
+  const { protocol, host } = new URL(proxy);
+  return `${protocol}//${host}`;
+}
+
 /** What went wrong on the way through a proxy, with the proxy's name and what would help. Never its password. */
 export function proxyProblem(proxy: string, problem: string): string {
+  const name = nameOfProxy(proxy);
   const { protocol, host } = new URL(proxy);
-  const name = `${protocol}//${host}`;
   if (/\b(401|407)\b/.test(problem)) {
     return `the proxy ${name} wants a user and password; give them as ${protocol}//USER:PASSWORD@${host}`;
   }

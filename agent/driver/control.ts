@@ -177,9 +177,10 @@ export class Control implements AgentControl {
 
   async netcheck(signal: AbortSignal): Promise<Netcheck> {
     const { gathering } = this.#agent.node;
-    const { self, portMapper } = this.#agent;
-    await this.#until(() => gathering.isComplete && portMapper?.isComplete !== false, NETCHECK_TIMEOUT_MS, signal);
-    return netcheckOf(gathering, self.connected, portMapper?.report);
+    const { portMapper } = this.#agent;
+    const isKnown = (): boolean => gathering.isComplete && portMapper?.isComplete !== false && !this.#agent.isTryingSsh;
+    await this.#until(isKnown, NETCHECK_TIMEOUT_MS, signal);
+    return netcheckOf(gathering, this.#agent.ways, portMapper?.report);
   }
 
   trust(name: string): string | undefined {

@@ -25,6 +25,7 @@ import { logNodeEvent } from "./event_log.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
 import { jumpDoorOf } from "./jump/jump_door.ts";
 import { MeshRoutes } from "./mesh_routes.ts";
+import type { CoordinatorWays } from "./netcheck.ts";
 import { PortMapper } from "./port_mapper.ts";
 import { REFUSAL_EXIT } from "./refusal_exit.ts";
 import { Relays } from "./relays.ts";
@@ -168,6 +169,18 @@ export class MeshAgent {
 
   get self(): SelfView {
     return this.#self;
+  }
+
+  /** For `netcheck`. */
+  get ways(): CoordinatorWays {
+    const { connected } = this.#self;
+    const proxy = proxyFor(this.#signal.url, this.config.proxy);
+    return { ssh: this.#relays.verdict("ssh"), websocket: connected, proxy, isReachable: connected };
+  }
+
+  /** Is the first try under way to reach the coordinator by SSH? */
+  get isTryingSsh(): boolean {
+    return this.#relays.isTrying("ssh");
   }
 
   /** Resolves when the agent has ended by itself: with what the user should read, if anything. */

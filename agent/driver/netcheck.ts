@@ -17,10 +17,12 @@ import { DATA_LEG_IPV4, DATA_LEG_IPV6 } from "../node/legs.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import type { PortMappingReport } from "../portmap/port_mapping.ts";
 import { EXIT, systemReason, UserError } from "../state/user_error.ts";
+import { nameOfProxy, openWebSocket, proxyFor } from "./bun_websocket.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { engineClock, type Report } from "./engine.ts";
 import { PortMapper } from "./port_mapper.ts";
 import { portMappingVerdicts } from "./port_mapping_words.ts";
+import { signalUrl } from "./signal_client.ts";
 import { usableAddresses } from "./usable_addresses.ts";
 
 const FETCH_TIMEOUT_MS = 8000;
@@ -50,37 +52,47 @@ const isPredictable = ({ allocation }: NatStatus): boolean => allocation === "se
 const COORDINATOR_INSIDE =
   "The coordinator is in this machine's own network, so it cannot tell how the router behaves towards the internet";
 
-/**
- * @param websocket does signalling work?
- * @param portMapping undefined: switched off, or not asked
- */
+/** What is known of the ways to the coordinator over TCP. */
+export interface CoordinatorWays {
+  /** Null: not tried. */
+  readonly ssh: boolean | null;
+  readonly websocket: boolean;
+  /** What WebSockets go through, as the user or the environment names it. */
+  readonly proxy: string | undefined;
+  /** Has the coordinator answered at all, by whatever way? */
+  readonly isReachable: boolean;
+}
+
+/** @param portMapping undefined: switched off, or not asked */
 export function netcheckOf(
   gathering: Gathering,
-  websocket: boolean,
+  ways: CoordinatorWays,
   portMapping: PortMappingReport | undefined,
 ): Netcheck {
+  const { ssh, websocket, proxy } = ways;
   const nat = natStatusOf(gathering);
   const [address] = gathering.ipv6?.publicAddresses ?? [];
   const hasIPv4 = nat.publicAddress !== null;
   return {
     schema: 1,
     udp: hasIPv4 || address !== undefined,
-    ipv4: hasIPv4 ? { ...nat, hairpin: null } : null,
+    ipv4: hasIPv4 ? { ...nat, hairpin: gathering.tests.hairpin ?? null } : null,
     ipv6: {
       available: address !== undefined,
       publicAddress: address === undefined ? null : formatTransportAddress(address),
     },
     portMapping: portMappingVerdicts(portMapping, gathering),
-    ssh: null,
+    ssh,
     websocket,
-    proxy: null,
-    summary: summaryOf(nat, address !== undefined, websocket),
+    proxy: proxy === undefined ? null : nameOfProxy(proxy),
+    summary: summaryOf(nat, address !== undefined, ways),
   };
 }
 
 export function natStatusOf(gathering: Gathering): NatStatus {
   const nat = gathering.natReport();
   const [publicAddress] = gathering.ipv4?.publicAddresses ?? [];
+  const { lifetime } = gathering.tests;
   return {
     label: natLabel(nat),
     certain: nat.certain,
@@ -89,12 +101,16 @@ export function natStatusOf(gathering: Gathering): NatStatus {
     allocation: nat.allocation ?? null,
     ports: nat.ports ?? null,
     publicAddress: publicAddress === undefined ? null : formatTransportAddress(publicAddress),
+    mappingLifetimeSeconds: lifetime?.stoodSeconds ?? null,
+    mappingForgottenSeconds: lifetime?.fellSeconds ?? null,
   };
 }
 
 /** Asks the coordinator where its STUN is, and runs discovery on sockets opened for it. */
 export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): Promise<Netcheck> {
   const servers = await stunServers(config, signal);
+  const proxy = proxyFor(config.coordinatorUrl, undefined);
+  const websocket = acceptsWebSocket(config, proxy);
   const worker = await DataWorkerHost.start();
   const now = engineClock(worker.engine);
   const gathering = new Gathering((bytes) => new Uint8Array(randomBytes(bytes)));
@@ -151,7 +167,26 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
   signal.removeEventListener("abort", onAbort);
   const portMapping = portMapper?.report;
   await Promise.all([worker.stop(), portMapper?.stop()]);
-  return netcheckOf(gathering, true, portMapping);
+  const ways = { ssh: null, websocket: await websocket, proxy, isReachable: true };
+  return netcheckOf(gathering, ways, portMapping);
+}
+
+/** Does a WebSocket to the coordinator open? Nothing is said on it. */
+async function acceptsWebSocket(config: NetcheckConfig, proxy: string | undefined): Promise<boolean> {
+  const { coordinatorUrl, caCertificates } = config;
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const socket = openWebSocket(signalUrl(coordinatorUrl), {
+    ...(caCertificates === undefined ? {} : { tls: { ca: caCertificates } }),
+    ...(proxy === undefined ? {} : { proxy }),
+  });
+  const timer = setTimeout(() => resolve(false), DISCOVERY_TIMEOUT_MS);
+  socket.addEventListener("open", () => resolve(true));
+  socket.addEventListener("error", () => resolve(false));
+  socket.addEventListener("close", () => resolve(false));
+  const isOpen = await promise;
+  clearTimeout(timer);
+  socket.close();
+  return isOpen;
 }
 
 async function stunServers(config: NetcheckConfig, signal: AbortSignal): Promise<TransportAddress[]> {
@@ -177,11 +212,15 @@ async function stunServers(config: NetcheckConfig, signal: AbortSignal): Promise
   return info.output.stun.flatMap((text) => parseTransportAddress(text) ?? []);
 }
 
-function summaryOf(nat: NatStatus, hasIPv6: boolean, websocket: boolean): string {
+function summaryOf(nat: NatStatus, hasIPv6: boolean, { websocket, isReachable }: CoordinatorWays): string {
   const isDoubtful = !nat.certain && nat.label !== "unknown" && nat.label !== "udp blocked";
   const doubt = isDoubtful ? " (as far as one coordinator address can tell)" : "";
   const ipv6 = hasIPv6 ? "; IPv6 works too" : "";
-  const offline = websocket ? "" : "; the coordinator is not reachable at the moment";
+  const offline = websocket
+    ? ""
+    : isReachable
+      ? "; WebSockets to the coordinator do not get through, so this machine could not join"
+      : "; the coordinator is not reachable at the moment";
   const seen = parseTransportAddress(nat.publicAddress ?? "");
   const isInside = nat.label === "unknown" && seen !== undefined && isPrivate(seen.ip);
   const sentence = nat.label === "symmetric" && isPredictable(nat) ? PREDICTABLE : SENTENCE[nat.label];

@@ -58,7 +58,8 @@ export class Relays {
   };
   readonly #up = new Set<RelayLeg>();
   #lastProblem: string | undefined;
-  #hasSshFailed = false;
+  /** Tried without success since it was last up. */
+  readonly #failed = new Set<RelayLeg>();
   #isSignalling = false;
   #isStopped = false;
   readonly #closing = new Map<PeerId, ReturnType<typeof setTimeout>>();
@@ -87,7 +88,7 @@ export class Relays {
     const { port } = this.#endpoint;
     if (this.#lastProblem !== undefined)
       return `TCP port ${port} of the coordinator leads to another SSH server from here`;
-    if (!this.#hasSshFailed) return "the SSH connection of this machine is being opened";
+    if (!this.#failed.has("ssh")) return "the SSH connection of this machine is being opened";
     const way = webSocket(url()).proxy === undefined ? "" : ", and the proxy is not asked for it";
     return `this machine does not reach TCP port ${port} of the coordinator${way}; allowing it would bring SSH`;
   }
@@ -135,6 +136,16 @@ export class Relays {
 
   send(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]): void {
     (kind === "ssh" ? this.#ssh : this.#socket)?.send(peer, frames);
+  }
+
+  /** Does this connection work? Null: it was not tried, or the first try is under way. */
+  verdict(kind: RelayLeg): boolean | null {
+    return this.#up.has(kind) ? true : this.#failed.has(kind) ? false : null;
+  }
+
+  /** Is a first try under way? */
+  isTrying(kind: RelayLeg): boolean {
+    return this.verdict(kind) === null && (kind === "ssh" ? this.#ssh : this.#socket) !== undefined;
   }
 
   /** Something may have killed the connections without a word. */
@@ -206,17 +217,14 @@ export class Relays {
     const retry = this.#retries[kind];
     if (isUp) {
       retry.waitMs = FIRST_RETRY_MS;
-      if (kind === "ssh") {
-        this.#lastProblem = undefined;
-        this.#hasSshFailed = false;
-      }
+      if (kind === "ssh") this.#lastProblem = undefined;
       this.#up.add(kind);
+      this.#failed.delete(kind);
     } else {
+      this.#failed.add(kind);
       if (this.#up.delete(kind) && this.#isSignalling) this.#options.tellLost(kind);
-      if (kind === "ssh") {
-        this.#ssh = undefined;
-        this.#hasSshFailed = true;
-      } else this.#socket = undefined;
+      if (kind === "ssh") this.#ssh = undefined;
+      else this.#socket = undefined;
       if (!this.#isStopped) {
         clearTimeout(retry.timer);
         this.#wait(kind, retry.waitMs * (0.5 + Math.random()));

@@ -19,6 +19,7 @@ import { openWebSocket, owned, proxyProblem, type WebSocketOptions } from "./bun
 
 /** Where the coordinator takes signalling. */
 export const SIGNAL_PATH = "/v1/signal";
+export const signalUrl = (coordinatorUrl: string): string => coordinatorUrl.replace(/^http/, "ws") + SIGNAL_PATH;
 
 /** Retries: the first soon, since most outages are a restart; jittered, so that a thousand agents do not come at once. */
 const FIRST_RETRY_MS = 250;
@@ -139,8 +140,7 @@ export class SignalClient {
       hello: this.#options.hello(),
       accept,
     });
-    const target = url.replace(/^http/, "ws") + SIGNAL_PATH;
-    const socket = openWebSocket(target, options);
+    const socket = openWebSocket(signalUrl(url), options);
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#channel = channel;

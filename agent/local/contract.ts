@@ -44,6 +44,10 @@ const natFields = {
   /** Of a block: its borders, as far as known. Of a counter: the port that came next, and its step. */
   ports: v.optional(v.nullable(v.object({ first: v.number(), last: v.number(), stride: v.number() }))),
   publicAddress: v.nullable(Address),
+  /** How long an idle mapping has been seen to live, at least; keepalives follow it. Null or absent: not known, or nothing to keep open. */
+  mappingLifetimeSeconds: v.optional(v.nullable(v.number())),
+  /** A silence that was too long for it; null or absent: none has been so far. */
+  mappingForgottenSeconds: v.optional(v.nullable(v.number())),
 };
 export const NatStatus = v.looseObject(natFields);
 export type NatStatus = v.InferOutput<typeof NatStatus>;

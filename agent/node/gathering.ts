@@ -26,10 +26,14 @@ import {
 } from "../../shared/wire/candidates.ts";
 import { decodeStun, encodeStun, STUN_BINDING, verifyStunIntegrity } from "../../shared/wire/stun.ts";
 import type { Leg } from "../data/plane.ts";
+import type { ReturnAddress } from "../path/mapping_lifetime.ts";
 import { PortSampler } from "../path/port_sampler.ts";
 import { type DiscoveryRequest, type DiscoveryResult, NatDiscovery } from "../path/nat_discovery.ts";
+import { contradicts, type KnownAddresses, SeenReports } from "./seen_reports.ts";
+import { SideTests } from "./side_tests.ts";
 
-/** Keeps the data socket's mapping to the coordinator open, and notices when the address changes: under the 30 s of Linux NATs. */
+/** Keeps the data socket's mapping to the coordinator open, and notices when the address changes: under the 30 s of Linux NATs, while it is
+ * not known how long ours remembers. */
 const REFRESH_MS = 20_000;
 /** UDP was blocked: tried again this often while nobody is in use, and for a peer in use this soon after the last try has ended. */
 const BLOCKED_RETRY_MS = 30_000;
@@ -37,8 +41,8 @@ const BLOCKED_RETRY_IN_USE_MS = 1000;
 /** Retries of a lost refresh before the whole discovery runs anew. */
 const REFRESH_RETRY_MS = 1000;
 const REFRESH_TRIES = 3;
-/** Peers whose word on our address is kept. */
-const MAX_REPORTS = 8;
+/** STUN is asked this often at most whether it still sees what peers do not. */
+const CONTRADICTION_CHECK_MS = 2000;
 
 export interface StunCredentials {
   readonly servers: readonly TransportAddress[];
@@ -71,12 +75,21 @@ interface Family {
   discovery: NatDiscovery | undefined;
   legs: Map<string, Leg>;
   result: DiscoveryResult | undefined;
-  /** When discovery last ended. */
+  /** When discovery last ended, and when STUN last saw us where it had seen us then. */
   endedAt: Instant | undefined;
+  confirmedAt: Instant | undefined;
   refreshAt: Instant | undefined;
   refresh: { readonly transactionId: Uint8Array; tries: number } | undefined;
   /** What the first server's newest answer asks to be echoed. */
   echo: Uint8Array | undefined;
+}
+
+interface StunQuestion {
+  readonly to: TransportAddress;
+  readonly transactionId: Uint8Array;
+  readonly change?: DiscoveryRequest["change"];
+  readonly echo?: Uint8Array | undefined;
+  readonly returnTo?: ReturnAddress | undefined;
 }
 
 /** Fresh sockets are numbered from here; the data legs are below. */
@@ -93,11 +106,11 @@ export class Gathering {
   #interfaces: readonly InterfaceAddress[] = [];
   #nextTestLeg = FIRST_TEST_LEG;
   #sampler: PortSampler | undefined;
+  readonly #tests: SideTests;
   #generation = 1;
   #isConnected = true;
   #portMapped: TransportAddress | undefined;
-  /** By the peer that said so, the newest last. */
-  readonly #reports = new Map<string, TransportAddress>();
+  readonly #reports = new SeenReports();
   #announced = "";
   #signature = "";
   #isRootless = false;
@@ -113,6 +126,25 @@ export class Gathering {
     this.#random = random;
     this.#isPortChosen = isPortChosen;
     this.#isGuessingOff = isGuessingOff;
+    this.#tests = new SideTests({
+      random,
+      dataLeg: () => this.#family(4).leg,
+      openLeg: () => this.#openLeg(4),
+      closeLeg: (leg) => this.#actions.push({ type: "close_leg", leg }),
+      ask: (leg, transactionId, returnTo) => {
+        const [to] = this.#family(4).servers;
+        if (to !== undefined) this.#request(leg, { to, transactionId, returnTo });
+      },
+      indicate: (leg, to, transactionId) => {
+        const bytes = encodeStun({ class: "indication", method: STUN_BINDING, transactionId });
+        this.#actions.push({ type: "send", leg, to: packAddress(to), bytes });
+      },
+    });
+  }
+
+  /** Tests of the IPv4 NAT beside discovery: hairpin, and how long mappings last. */
+  get tests(): Pick<SideTests, "hairpin" | "lifetime" | "keepaliveMs" | "doubtLifetime"> {
+    return this.#tests;
   }
 
   /** Whether this machine has no network device, which peers have to know. */
@@ -131,6 +163,7 @@ export class Gathering {
   setInterfaces(addresses: readonly InterfaceAddress[], now: Instant): void {
     this.#interfaces = addresses;
     this.#reports.clear();
+    this.#tests.forget();
     this.#noteChange();
     this.restart(now);
   }
@@ -159,13 +192,13 @@ export class Gathering {
   }
 
   /** A peer's answer to a probe says where our IPv4 data socket's packets came from. */
-  noteSeen(peer: string, address: TransportAddress): void {
-    const known = this.#reports.get(peer);
-    if (known !== undefined && sameTransportAddress(known, address)) return;
-    this.#reports.delete(peer);
-    this.#reports.set(peer, address);
-    const oldest = this.#reports.keys().next();
-    if (this.#reports.size > MAX_REPORTS && !oldest.done) this.#reports.delete(oldest.value);
+  noteSeen(peer: string, address: TransportAddress, now: Instant): void {
+    this.#reports.note(peer, address, now);
+    const family = this.#family(4);
+    const { confirmedAt = now, refresh, discovery } = family;
+    // Has the router moved us, or does it show each another port? STUN says which, asked anew.
+    const isNews = contradicts(address, this.#known()) && now >= after(confirmedAt, CONTRADICTION_CHECK_MS);
+    if (isNews && refresh === undefined && discovery === undefined) this.#refresh(family, now);
     this.#noteChange();
   }
 
@@ -218,7 +251,7 @@ export class Gathering {
   /** Has discovery ended for every family that it was begun for? */
   get isComplete(): boolean {
     const isRunning = this.#families.some((family) => family.discovery !== undefined);
-    return !isRunning && this.#families.some((family) => family.result !== undefined);
+    return !isRunning && !this.#tests.isTestingHairpin && this.#families.some((family) => family.result !== undefined);
   }
 
   get ipv4(): DiscoveryResult | undefined {
@@ -270,6 +303,10 @@ export class Gathering {
     const udpBlocked = ipv4?.udpBlocked === true && (ipv6?.publicAddresses.length ?? 0) === 0;
     // What happens between us and a coordinator in our own LAN says nothing of the router.
     if (this.#isCoordinatorInside) return { ...UNKNOWN_NAT, udpBlocked };
+    if (this.#isContradicted) {
+      const mapping = "address-and-port-dependent";
+      return { mapping, filtering: ipv4?.filtering, allocation: undefined, udpBlocked, certain: false };
+    }
     return {
       mapping: ipv4?.mapping,
       filtering: ipv4?.filtering,
@@ -285,7 +322,9 @@ export class Gathering {
   handleStun(bytes: Uint8Array, now: Instant): boolean {
     const message = decodeStun(bytes);
     const credentials = this.#credentials;
-    if (message === undefined || message.class !== "success" || credentials === undefined) return false;
+    if (message === undefined || credentials === undefined) return false;
+    if (message.class === "indication") return this.#tests.handleIndication(message.transactionId, now);
+    if (message.class !== "success") return false;
     const mapped = message.xorMappedAddress;
     // An answer without the coordinator's seal could come from anybody on the path who wants us to believe in another address.
     const { account } = credentials;
@@ -297,16 +336,21 @@ export class Gathering {
       this.#advanceSampler(now);
       return true;
     }
+    const answer = { mapped, echo: message.echo };
+    if (this.#tests.handleResponse(message.transactionId, answer, now)) return true;
     for (const family of this.#families) {
       if (family.refresh !== undefined && equalBytes(family.refresh.transactionId, message.transactionId)) {
         family.refresh = undefined;
-        family.refreshAt = after(now, REFRESH_MS);
+        family.refreshAt = after(now, this.#refreshMs(family));
         family.echo = message.echo;
         const known = family.result?.publicAddresses ?? [];
         if (!known.some((address) => sameTransportAddress(address, mapped))) this.#startDiscovery(family, now);
+        else {
+          family.confirmedAt = now;
+          this.#noteChange();
+        }
         return true;
       }
-      const answer = { mapped, echo: message.echo };
       const request = family.discovery?.handleResponse(message.transactionId, answer, now);
       if (request === undefined) continue;
       const [server] = family.servers;
@@ -320,6 +364,7 @@ export class Gathering {
 
   handleTimeout(now: Instant): void {
     this.#advanceSampler(now);
+    this.#tests.handleTimeout(now);
     for (const family of this.#families) {
       if (family.discovery !== undefined) {
         family.discovery.handleTimeout(now);
@@ -332,7 +377,7 @@ export class Gathering {
 
   deadline(): Instant | undefined {
     const families = this.#families.map((family) => family.discovery?.deadline() ?? family.refreshAt);
-    return earliest(this.#sampler?.deadline(), ...families);
+    return earliest(this.#sampler?.deadline(), this.#tests.deadline(), ...families);
   }
 
   poll(): GatheringAction | undefined {
@@ -343,7 +388,7 @@ export class Gathering {
     const sampler = this.#sampler;
     if (sampler === undefined) return;
     const { leg, server: to, transactionId } = sampler;
-    if (sampler.isDue(now)) this.#request(leg, { socket: "sample-0", to, change: undefined, transactionId });
+    if (sampler.isDue(now)) this.#request(leg, { to, transactionId });
     const { sample } = sampler;
     if (sample === "waiting") return;
     this.#sampler = undefined;
@@ -396,9 +441,22 @@ export class Gathering {
    * already have a path to, and only while they agree, since a NAT that shows each another port has none to offer.
    */
   #reported(): TransportAddress[] {
-    const [first, ...others] = [...this.#reports.values()].filter(({ ip }) => isProbeable(ip) && !isPrivate(ip));
-    if (first === undefined || !this.#isCoordinatorInside) return [];
-    return others.every((other) => sameTransportAddress(other, first)) ? [first] : [];
+    const agreed = this.#isCoordinatorInside ? this.#reports.agreed() : undefined;
+    return agreed === undefined ? [] : [agreed];
+  }
+
+  #known(): KnownAddresses {
+    return { seen: this.#family(4).result?.publicAddresses ?? [], mapped: this.#portMapped };
+  }
+
+  /**
+   * STUN shows one port, but more peers than not have seen others, after STUN had shown it and before it did so again: our NAT treats the
+   * coordinator otherwise than them.
+   */
+  get #isContradicted(): boolean {
+    const { result, endedAt, confirmedAt } = this.#family(4);
+    if (result?.mapping !== "endpoint-independent" || endedAt === undefined || confirmedAt === undefined) return false;
+    return this.#reports.contradict(this.#known(), endedAt, confirmedAt);
   }
 
   /** All that the coordinator sees of us are private addresses. */
@@ -409,6 +467,7 @@ export class Gathering {
 
   #startDiscovery(family: Family, now: Instant): void {
     this.#closeTestLegs(family);
+    if (family.version === 4) this.#tests.stop();
     family.refreshAt = undefined;
     family.refresh = undefined;
     family.discovery = undefined;
@@ -463,8 +522,11 @@ export class Gathering {
     this.#closeTestLegs(family);
     family.discovery = undefined;
     family.endedAt = now;
-    family.refreshAt = after(now, result.udpBlocked ? BLOCKED_RETRY_MS : REFRESH_MS);
-    if (family.version === 4) this.#announce(result);
+    family.confirmedAt = now;
+    family.refreshAt = after(now, result.udpBlocked ? BLOCKED_RETRY_MS : this.#refreshMs(family));
+    if (family.version !== 4) return;
+    this.#tests.start(result, this.#credentials?.account === undefined, now);
+    this.#announce(result);
   }
 
   /** Only what differs from before is news. */
@@ -473,6 +535,10 @@ export class Gathering {
     if (announced === this.#announced) return;
     this.#announced = announced;
     this.#actions.push({ type: "nat_detected", result });
+  }
+
+  #refreshMs(family: Family): number {
+    return family.version === 4 ? this.#tests.keepaliveMs(REFRESH_MS) : REFRESH_MS;
   }
 
   #refresh(family: Family, now: Instant): void {
@@ -491,11 +557,11 @@ export class Gathering {
       return;
     }
     const { transactionId } = family.refresh;
-    this.#request(family.leg, { socket: "data", to: server, change: undefined, transactionId, echo: family.echo });
+    this.#request(family.leg, { to: server, transactionId, echo: family.echo });
     family.refreshAt = after(now, REFRESH_RETRY_MS);
   }
 
-  #request(leg: Leg, request: DiscoveryRequest): void {
+  #request(leg: Leg, request: StunQuestion): void {
     const credentials = this.#credentials;
     if (credentials === undefined) return;
     const { account } = credentials;
@@ -507,6 +573,7 @@ export class Gathering {
         ...(account === undefined ? {} : { username: account.username, sequence: ++this.#sequence }),
         ...(request.change === undefined ? {} : { changeRequest: request.change }),
         ...(request.echo === undefined ? {} : { echo: request.echo }),
+        ...(request.returnTo === undefined ? {} : { returnTo: request.returnTo }),
       },
       account === undefined ? {} : { integrity: { key: account.secret, hmacSha256 } },
     );
@@ -515,9 +582,14 @@ export class Gathering {
 
   /** A socket that has never sent anything; it is closed when discovery ends. */
   #openTestLeg(family: Family, socket: string): Leg {
-    const leg = this.#nextTestLeg++;
+    const leg = this.#openLeg(family.version);
     family.legs.set(socket, leg);
-    this.#actions.push({ type: "open_leg", leg, family: family.version });
+    return leg;
+  }
+
+  #openLeg(version: 4 | 6): Leg {
+    const leg = this.#nextTestLeg++;
+    this.#actions.push({ type: "open_leg", leg, family: version });
     return leg;
   }
 
@@ -545,6 +617,7 @@ const makeFamily = (version: 4 | 6): Family => ({
   legs: new Map(),
   result: undefined,
   endedAt: undefined,
+  confirmedAt: undefined,
   refreshAt: undefined,
   refresh: undefined,
   echo: undefined,

@@ -13,6 +13,7 @@ import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { ControlMessage, PunchEndReason, PunchOffer, PunchRole } from "../../shared/wire/control.ts";
 import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
+import { doubtedLabels } from "../path/label_doubt.ts";
 import { nextOf } from "../path/port_allocation.ts";
 import { guessPorts } from "../path/port_guess.ts";
 import { MAPPING_LIFETIME_MS, PortUse } from "../path/port_use.ts";
@@ -155,7 +156,7 @@ export class HardPunching {
     offer: PunchOffer,
     now: Instant,
   ): { readonly reason: PunchEndReason; readonly seconds: number } | undefined {
-    const plan = this.#plan(peer);
+    const plan = this.#plan(peer, offer.role);
     const isOff = !this.#options.useDirect || this.#options.punchLimits?.packets === 0;
     if (isOff || isRelayWished(peer)) return { reason: "unwilling", seconds: 60 };
     // An answer to what we no longer run, or a path that the peer has not noticed yet.
@@ -192,15 +193,21 @@ export class HardPunching {
     return Math.max(1, sampledMs, this.#portUse.waitMs(most, now));
   }
 
-  #plan(peer: Peer): PunchPlan | undefined {
-    const { nat, punches, isGuessingOff } = peer;
-    if (nat === undefined || isGuessingOff) return undefined;
+  /** @param theirs the role that the peer offers to take: it may doubt another label than we would */
+  #plan(peer: Peer, theirs?: PunchRole): PunchPlan | undefined {
+    const { nat: remote, paths, punches, isGuessingOff } = peer;
+    if (remote === undefined || isGuessingOff) return undefined;
     const { punchLimits: limits = MAX_PUNCH } = this.#options;
-    return planPunch(this.#gathering.natReport(), nat, { limits, failed: punches.failed });
+    const local = this.#gathering.natReport();
+    const record = { failedRounds: paths.failedRounds, failedAttempts: punches.failed };
+    const doubted = doubtedLabels(local, remote, record, this.#options.id < peer.id);
+    const context = { limits, failed: punches.failed };
+    const plans = [{ local, remote }, ...doubted].flatMap((each) => planPunch(each.local, each.remote, context) ?? []);
+    return plans.find(({ role }) => theirs === undefined || role === COUNTERPART[theirs]) ?? plans[0];
   }
 
   #begin(peer: Peer, theirs: PunchOffer | undefined, now: Instant): void {
-    const full = this.#plan(peer);
+    const full = this.#plan(peer, theirs?.role);
     if (full === undefined) return;
     // The peer may be a moment ahead with the end of its pause.
     const taken = this.#portsInUse(after(now, RETRY_TOLERANCE_MS));

@@ -15,6 +15,7 @@ import type { NatReport } from "../../shared/wire/candidates.ts";
 import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
 import { datagramKind } from "../../shared/wire/demux.ts";
 import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
+import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import { MAX_PUNCH } from "../path/punch_plan.ts";
 import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
@@ -115,6 +116,7 @@ export class Node {
     if (!isFirst) {
       this.#book.touchAwake();
       for (const peer of this.#book.awake()) {
+        peer.punches = NO_ATTEMPTS;
         peer.paths.doubt(now);
         peer.paths.probeAll(now);
       }
@@ -691,6 +693,10 @@ export class Node {
           );
           break;
         case "selected":
+          // It died in silence, while nothing but our keepalives held it open.
+          if (action.pair === undefined && peer.session.isEstablished && !isInUse(peer, now)) {
+            this.#gathering.tests.doubtLifetime();
+          }
           this.#traffic.updateRoute(peer, action.reason, now);
           break;
         case "mtu_changed":
@@ -709,7 +715,7 @@ export class Node {
           this.#outbox.event({ type: "path_suspect", id: peer.id });
           break;
         case "seen":
-          if (action.leg === DATA_LEG_IPV4) this.#gathering.noteSeen(peer.id, action.address);
+          if (action.leg === DATA_LEG_IPV4) this.#gathering.noteSeen(peer.id, action.address, now);
           break;
         case "fired":
           this.#outbox.signal({ type: "punch_fired", peer: peer.id, round: action.round, firedAt: action.at });

@@ -131,6 +131,7 @@ export class PeerBook {
         isDirectlyConnected: (ip) => this.#isDirectlyConnected(ip),
         isForbidden: (address) => this.#isForbidden(address),
         allowLoopback: this.#options.allowLoopback,
+        keepaliveMs: () => this.#gathering.tests.keepaliveMs(),
       }),
       trust: "blocked",
       usedAt: undefined,

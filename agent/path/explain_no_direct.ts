@@ -32,6 +32,8 @@ const ONE_ADDRESS =
 const REMEDY_INSIDE =
   "switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible";
 const REMEDY = "a port forward or UPnP on either router would make a direct path possible";
+/** What loses probes to peers but not the questions to the coordinator is a rule of one of the two networks. */
+const FIREWALL_REMEDY = "allowing UDP to any address and port on both sides would make one possible";
 
 /**
  * @param remoteName the peer's name
@@ -67,9 +69,9 @@ export function explainNoDirect(
   }
   if (ours === "unknown" || theirs === "unknown") {
     const whose = ours === "unknown" ? "this network" : `the network of "${remoteName}"`;
-    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on`;
+    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on; ${REMEDY}`;
   }
-  return `No direct path yet although these routers (${ours}, ${theirs}) allow one: probes are being lost, perhaps in a firewall; probing goes on`;
+  return `No direct path yet although these routers (${ours}, ${theirs}) allow one: probes are being lost, perhaps in a firewall; probing goes on; ${FIREWALL_REMEDY}`;
 }
 
 /** What stands against plain simultaneous opening. */

@@ -9,8 +9,6 @@ import type { PacketCounts } from "../data/plane.ts";
 import { Delivery } from "./delivery.ts";
 import type { Pair } from "./pair.ts";
 
-/** Keepalive. RFC 8445 §11 asks for 15 s; some routers forget an idle flow after 30 s. */
-const KEEPALIVE_MS = 15_000;
 /** While the peer is in use the path is proven anew this often, so `status` shows a fresh round trip (RFC 7675 asks for 5 s). */
 const CONSENT_MS = 5000;
 /** Data was sent and nothing came back for this long, besides the round trip: probe, and then again at these intervals. */
@@ -160,9 +158,14 @@ export class PathWatch {
     return unanswered >= 2 && unansweredSince !== undefined && now - unansweredSince > usualAnswerMs(pair);
   }
 
-  /** When the next probe, or the verdict, is due. */
-  dueAt(pair: Pair, isInUse: boolean): Instant | undefined {
-    return earliest(this.#probeAt(pair, isInUse), this.#deafAt(pair));
+  /**
+   * When the next probe, or the verdict, is due.
+   *
+   * @param keepaliveMs how long a pair that nobody uses may wait: our own NAT's memory decides (mapping_lifetime.ts), and the peer, whose
+   * probes keep its NAT's mapping, has its own
+   */
+  dueAt(pair: Pair, isInUse: boolean, keepaliveMs: number): Instant | undefined {
+    return earliest(this.#probeAt(pair, isInUse ? CONSENT_MS : keepaliveMs), this.#deafAt(pair));
   }
 
   /** What to do now that it is due. */
@@ -199,7 +202,7 @@ export class PathWatch {
     return at <= after(silence.latest, OVER_MS) ? at : undefined;
   }
 
-  #probeAt(pair: Pair, isInUse: boolean): Instant | undefined {
+  #probeAt(pair: Pair, quietMs: number): Instant | undefined {
     const rttMs = pair.rttMs ?? 0;
     const soonest = pair.lastProbeAt === undefined ? undefined : after(pair.lastProbeAt, SUSPECT_PROBE_MS);
     const lateAt = this.#lateAt(pair, soonest);
@@ -208,7 +211,7 @@ export class PathWatch {
     const unheardAt =
       this.#waitingSince === undefined ? undefined : after(this.#waitingSince, SUSPECT_AFTER_MS + rttMs);
     const provenAt = pair.answeredAt ?? pair.receivedAt;
-    const consentAt = provenAt === undefined ? undefined : after(provenAt, isInUse ? CONSENT_MS : KEEPALIVE_MS);
+    const consentAt = provenAt === undefined ? undefined : after(provenAt, quietMs);
     const activeAt = provenAt === undefined ? undefined : after(provenAt, ACTIVE_PROOF_MS);
     const isActive = activeAt !== undefined && this.#activeUntil !== undefined && activeAt <= this.#activeUntil;
     const at = earliest(unheardAt, lateAt, consentAt, isActive ? activeAt : undefined);

@@ -17,6 +17,7 @@ import type { ControlMessage } from "../../shared/wire/control.ts";
 import type { Leg, PacketCounts } from "../data/plane.ts";
 import type { DestinationBudget } from "./destination_budget.ts";
 import { ExtraLegs } from "./extra_legs.ts";
+import { keepaliveMs } from "./mapping_lifetime.ts";
 import type { Pair, PairOrigin } from "./pair.ts";
 import { PairTable, score } from "./pair_table.ts";
 import { PathWatch, usualAnswerMs } from "./path_watch.ts";
@@ -88,6 +89,8 @@ export interface PeerPathsOptions {
   readonly isDirectlyConnected: (ip: string) => boolean;
   readonly isForbidden: (address: TransportAddress) => boolean;
   readonly allowLoopback: boolean;
+  /** How long a pair over IPv4 that nobody uses may be left silent. Others have the usual time, since their firewall is not measured. */
+  readonly keepaliveMs?: () => number;
 }
 
 export class PeerPaths {
@@ -104,7 +107,8 @@ export class PeerPaths {
   #scheduled: { readonly round: number; readonly fireAt: Instant } | undefined;
   #roundEndsAt: Instant | undefined;
   #requests = 0;
-  #hasFailed = false;
+  /** Rounds that ended without a path, since the last one or since probing began. */
+  #failedRounds = 0;
   #nextRequestAt: Instant | undefined;
   /** A request for which there is a reason, besides those that come of themselves. */
   #hurryAt: Instant | undefined;
@@ -139,7 +143,12 @@ export class PeerPaths {
 
   /** Has at least one whole round ended without a path? */
   get hasFailedRound(): boolean {
-    return this.#selected === undefined && this.#hasFailed;
+    return this.failedRounds > 0;
+  }
+
+  /** How many whole rounds have ended without a path, one after the other. */
+  get failedRounds(): number {
+    return this.#selected === undefined ? this.#failedRounds : 0;
   }
 
   pairs(): readonly Pair[] {
@@ -203,7 +212,7 @@ export class PeerPaths {
     if (this.#isEnabled === isEnabled) return;
     this.#isEnabled = isEnabled;
     if (isEnabled) {
-      this.#hasFailed = false;
+      this.#failedRounds = 0;
       this.#requests = 0;
       this.#nextRequestAt = after(now, ROUND_REQUEST_MS[0] ?? 0);
     } else {
@@ -397,7 +406,7 @@ export class PeerPaths {
     this.#searchMtu(now);
     if (this.#roundEndsAt !== undefined && now >= this.#roundEndsAt) {
       this.#roundEndsAt = undefined;
-      this.#hasFailed = this.#selected === undefined;
+      this.#failedRounds = this.#selected === undefined ? this.#failedRounds + 1 : 0;
     }
     this.#watchSelected(now);
     this.#requestRoundIfDue(now);
@@ -665,7 +674,10 @@ export class PeerPaths {
   }
 
   #watchAt(): Instant | undefined {
-    return this.#selected === undefined ? undefined : this.#watch.dueAt(this.#selected, this.#isInUse);
+    const selected = this.#selected;
+    if (selected === undefined) return undefined;
+    const measuredMs = isIPv6(selected.remote.ip) ? undefined : this.#options.keepaliveMs?.();
+    return this.#watch.dueAt(selected, this.#isInUse, measuredMs ?? keepaliveMs(undefined));
   }
 
   #watchSelected(now: Instant): void {

@@ -4,6 +4,7 @@
  * Standard clients get RFC 8489 answers with RFC 5780's attributes, classic ones (no cookie) RFC 3489 answers. Agents sign their
  * requests with a token from signalling. A source that has echoed what an answer brought it is an observation that the coordinator
  * attests to peers: whoever forges a source address never sees the answer.
+ * An agent may have one sent to another address of its own, to see whether its NAT still knows that one.
  *
  * Nobody can be aimed: an answer has at most 2.5 times the bytes of its request, each source gets 20 a second and 2 a second from
  * another socket than the one it asked. Attributes are left out from the back of this list until the answer fits:
@@ -52,10 +53,10 @@ export interface StunObservation {
 }
 
 export interface StunResult {
-  readonly reply?: { readonly bytes: Uint8Array; readonly socket: StunSocketId };
+  readonly reply?: { readonly bytes: Uint8Array; readonly socket: StunSocketId; readonly to: TransportAddress };
   readonly observed?: StunObservation;
   /** Why there is no reply, for the counters. */
-  readonly dropped?: "malformed" | "not a request" | "rate" | "replay" | "source" | "cannot change address";
+  readonly dropped?: "malformed" | "not a request" | "rate" | "replay" | "source" | "cannot change address" | "return";
 }
 
 const AMPLIFICATION_LIMIT = 2.5;
@@ -63,6 +64,8 @@ const ANONYMOUS_RATE = { perSecond: 20, burst: 20 };
 const ANONYMOUS_CHANGE_RATE = { perSecond: 2, burst: 2 };
 /** An agent behind a block of ports asks some 140 questions at once to learn how its NAT uses them. */
 const TOKEN_RATE = { perSecond: 50, burst: 150 };
+/** Of one agent's questions whose answer goes to another address of its own: it asks three times in a test of minutes. */
+const RETURN_RATE = { perSecond: 2, burst: 4 };
 /** Each source is about 200 bytes: 2 MB at most. */
 const MAX_SOURCES = 10_000;
 /** Requests in flight to our several sockets overtake each other, so this many of the newest numbers are told apart. */
@@ -74,6 +77,7 @@ const SOFTWARE = "TunnelMesh";
 interface Token {
   readonly secret: Uint8Array;
   readonly bucket: TokenBucket;
+  readonly returns: TokenBucket;
   /** The newest sequence numbers; anything at or below `floor` is old. */
   readonly seen: Set<number>;
   floor: number;
@@ -105,7 +109,8 @@ export class StunServer {
   }
 
   addToken(id: string, secret: Uint8Array, now: Instant): void {
-    this.#tokens.set(id, { secret, bucket: new TokenBucket(TOKEN_RATE, now), seen: new Set(), floor: -1 });
+    const [bucket, returns] = [new TokenBucket(TOKEN_RATE, now), new TokenBucket(RETURN_RATE, now)];
+    this.#tokens.set(id, { secret, bucket, returns, seen: new Set(), floor: -1 });
   }
 
   removeToken(id: string): void {
@@ -126,19 +131,20 @@ export class StunServer {
       if (!this.#sources.take(sourceOf(from.ip), now)) return { dropped: "rate" };
       // An agent whose token is gone (a restarted coordinator) must hear so, or it would wait for ever.
       if (request.username !== undefined && !isClassicStun(request))
-        return this.#refuse(request, socket, 401, "Unauthenticated");
+        return this.#refuse(request, from, socket, 401, "Unauthenticated");
     } else {
       if (!token.bucket.take(now)) return { dropped: "rate" };
       if (!isFresh(token, request.sequence)) return { dropped: "replay" };
     }
     if (request.unknownRequired.length > 0)
-      return this.#refuse(request, socket, 420, "Unknown", request.unknownRequired);
+      return this.#refuse(request, from, socket, 420, "Unknown", request.unknownRequired);
+    if (token !== undefined && request.returnTo !== undefined) return this.#return(request, token, socket, limit, now);
 
     const change = request.changeRequest ?? { ip: false, port: false };
     const target = this.#changed(socket, change);
     if (target === undefined) {
       if (isClassicStun(request)) return { dropped: "cannot change address" };
-      return this.#refuse(request, socket, 420, "No other address", [CHANGE_REQUEST]);
+      return this.#refuse(request, from, socket, 420, "No other address", [CHANGE_REQUEST]);
     }
     const isChanged = target.address !== socket.address || target.port !== socket.port;
     if (isChanged && token === undefined && !this.#changes.take(sourceOf(from.ip), now)) return { dropped: "rate" };
@@ -154,7 +160,21 @@ export class StunServer {
         ? undefined
         : { secret: token.secret, echo: this.#echo(request.username, from, now) };
     const answer = this.#answer(request, from, socket, target, limit, signed);
-    return { reply: { bytes: answer, socket: target }, ...(observed === undefined ? {} : { observed }) };
+    return { reply: { bytes: answer, socket: target, to: from }, ...(observed === undefined ? {} : { observed }) };
+  }
+
+  /**
+   * Answers to another address of the asker's: does its NAT still remember that one? Only what the coordinator has itself sent there within
+   * the last minutes proves whose it is, so nobody can be aimed at; the answer brings no new proof, so that it ends by itself.
+   */
+  #return(request: DecodedStun, token: Token, socket: StunSocketId, limit: number, now: Instant): StunResult {
+    const { username, returnTo } = request;
+    if (username === undefined || returnTo === undefined) return { dropped: "return" };
+    const { address, echo } = returnTo;
+    if (!this.#hasEchoed(username, echo, address, now)) return { dropped: "return" };
+    if (!token.returns.take(now)) return { dropped: "rate" };
+    const signed = { secret: token.secret, echo: undefined };
+    return { reply: { bytes: this.#answer(request, address, socket, socket, limit, signed), socket, to: address } };
   }
 
   #authenticate(request: DecodedStun): Token | undefined {
@@ -201,7 +221,7 @@ export class StunServer {
     socket: StunSocketId,
     target: StunSocketId,
     limit: number,
-    signed: { readonly secret: Uint8Array; readonly echo: Uint8Array } | undefined,
+    signed: { readonly secret: Uint8Array; readonly echo: Uint8Array | undefined } | undefined,
   ): Uint8Array {
     const origin = this.#public(target);
     const otherAddress = this.#otherAddress(socket.address);
@@ -230,6 +250,7 @@ export class StunServer {
 
   #refuse(
     request: DecodedStun,
+    from: TransportAddress,
     socket: StunSocketId,
     code: number,
     reason: string,
@@ -239,7 +260,7 @@ export class StunServer {
       { ...header(request), class: "error", errorCode: { code, reason }, unknownAttributes },
       { fingerprint: request.fingerprinted },
     );
-    return { reply: { bytes, socket } };
+    return { reply: { bytes, socket, to: from } };
   }
 
   #local(socket: StunSocketId): TransportAddress {

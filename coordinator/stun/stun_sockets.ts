@@ -74,7 +74,7 @@ export async function openStunSockets(options: StunSocketsOptions): Promise<Stun
       if (result.reply === undefined) return;
       const target = find(result.reply.socket.address, result.reply.socket.port);
       // An unreachable client is its own loss: the error comes back here and is of no use to anybody.
-      target?.send(result.reply.bytes, remotePort, ip, () => {});
+      target?.send(result.reply.bytes, result.reply.to.port, result.reply.to.ip, () => {});
     });
     const local = { ip: options.addresses[address]?.ip ?? "", port: ports[port] };
     socket.on("error", (error) => options.onError(`STUN on ${formatTransportAddress(local)}: ${error.message}`));

@@ -11,7 +11,15 @@
  * Departures from RFC 8489: MESSAGE-INTEGRITY (SHA-1) is neither written nor checked, and MESSAGE-INTEGRITY-SHA256 must not be
  * truncated, so that nobody can talk us down to a weaker tag.
  */
-import { ipFromBytes, ipBytes, isIPv6, type TransportAddress } from "../address.ts";
+import {
+  ipFromBytes,
+  ipBytes,
+  isIPv6,
+  PACKED_ADDRESS_BYTES,
+  packAddress,
+  type TransportAddress,
+  unpackAddress,
+} from "../address.ts";
 import { Reader, Writer } from "./cursor.ts";
 
 export type StunClass = "request" | "indication" | "success" | "error";
@@ -54,6 +62,8 @@ const ATTRIBUTE = {
   tunnelmeshSequence: 0xd44d,
   /** Ours: in an answer to a signed request what its source may echo, in a request the echo. Who forges a source never sees it. */
   tunnelmeshEcho: 0xd44e,
+  /** Ours: where the answer is to go instead of to the asker, with what an answer to that address has brought. */
+  tunnelmeshReturn: 0xd44f,
 } as const;
 
 export interface StunAttributes {
@@ -71,6 +81,7 @@ export interface StunAttributes {
   readonly sequence?: number | undefined;
   /** 8 bytes. */
   readonly echo?: Uint8Array | undefined;
+  readonly returnTo?: { readonly address: TransportAddress; readonly echo: Uint8Array } | undefined;
 }
 
 export interface StunMessage extends StunAttributes {
@@ -135,6 +146,10 @@ export function encodeStun(message: StunMessage, sealing: StunSealing = {}): Uin
   if (message.software !== undefined) putBytes(writer, ATTRIBUTE.software, utf8.encode(message.software));
   if (message.sequence !== undefined) writer.u16(ATTRIBUTE.tunnelmeshSequence).u16(8).u64(message.sequence);
   if (message.echo !== undefined) putBytes(writer, ATTRIBUTE.tunnelmeshEcho, message.echo);
+  if (message.returnTo !== undefined) {
+    const { address, echo } = message.returnTo;
+    putBytes(writer, ATTRIBUTE.tunnelmeshReturn, Uint8Array.of(...packAddress(address), ...echo));
+  }
 
   // RFC 8489 §14.6: the tag covers everything before it, with the length that the message has once the tag is in.
   if (sealing.integrity !== undefined) {
@@ -281,6 +296,12 @@ function readAttribute(
     }
     case ATTRIBUTE.tunnelmeshEcho:
       return keep(found, "echo", value.length === STUN_ECHO_BYTES ? value.slice() : undefined);
+    case ATTRIBUTE.tunnelmeshReturn: {
+      const isWhole = value.length === PACKED_ADDRESS_BYTES + STUN_ECHO_BYTES;
+      const address = isWhole ? unpackAddress(value.subarray(0, PACKED_ADDRESS_BYTES)) : undefined;
+      const echo = value.slice(PACKED_ADDRESS_BYTES);
+      return keep(found, "returnTo", address === undefined ? undefined : { address, echo });
+    }
     default:
       return "unknown";
   }

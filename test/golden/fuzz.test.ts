@@ -10,7 +10,7 @@ import { Zone } from "../../agent/dns/zone.ts";
 import { decodeBenchRequest, decodeBenchTotal } from "../../agent/overlay/bench_message.ts";
 import { readSignedLogin } from "../../agent/driver/jump/signed_login.ts";
 import { unpackAddress } from "../../shared/address.ts";
-import { utf8 } from "../../shared/bytes.ts";
+import { fromHex, utf8 } from "../../shared/bytes.ts";
 import { HandshakeGuard } from "../../shared/session/handshake_guard.ts";
 import { verifyIdentityChain } from "../../shared/session/identity.ts";
 import { openInitiation, PeerSession } from "../../shared/session/peer_session.ts";
@@ -59,7 +59,8 @@ import { bytesOf, encodeStreamFrame, type Vector } from "./wire_codecs.ts";
 const read = (file: string) => readFileSync(new URL(file, import.meta.url), "utf8");
 const vectors = (JSON.parse(read("./wire.json")) as { vectors: Vector[] }).vectors;
 const signals = (JSON.parse(read("./signal.json")) as { vectors: { json: unknown }[] }).vectors;
-const samples = [...vectors.map(bytesOf), ...signals.map(({ json }) => utf8(JSON.stringify(json)))];
+const stun = (JSON.parse(read("./stun.json")) as { hex: string }[]).map(({ hex }) => fromHex(hex));
+const samples = [...vectors.map(bytesOf), ...stun, ...signals.map(({ json }) => utf8(JSON.stringify(json)))];
 
 const key = (fill: number) => new X25519Key(new Uint8Array(32).fill(fill));
 const [ours, theirs] = [key(0x22), key(0x11)];

@@ -343,7 +343,7 @@ export class RunningPing {
 export interface Netcheck {
   readonly schema: 1;
   readonly udp: boolean;
-  readonly ipv4: AgentStatus["self"]["nat"] | null;
+  readonly ipv4: (AgentStatus["self"]["nat"] & { readonly hairpin: boolean | null }) | null;
   readonly ipv6: { readonly available: boolean; readonly publicAddress: string | null };
   readonly portMapping: {
     readonly upnp: boolean | null;
@@ -351,6 +351,9 @@ export interface Netcheck {
     readonly pcp: boolean | null;
     readonly address: string | null;
   };
+  readonly ssh: boolean | null;
+  readonly websocket: boolean;
+  readonly proxy: string | null;
   readonly summary: string;
 }
 

@@ -138,6 +138,8 @@ describe("a site that only its proxy leads out of", () => {
       });
       const two = await startAgent(lab, far.host, { name: "h2", url: coordinator.url, key, extra: trusted });
       await expectRelayed(one, two);
+      const { ssh, websocket, proxy: named } = await one.netcheck();
+      expect([ssh, websocket, named]).toEqual([false, true, proxy.url]);
       const { bytes } = await transferFile(one, two, { bytes: FILE_BYTES });
       expect(bytes).toBe(FILE_BYTES);
       await expectRelayed(one, two);

@@ -207,6 +207,11 @@ export class SimAgent {
     return this.node.peers(this.now).find((view) => view.id === peer);
   }
 
+  /** Sockets that paths may use: not those that tests of the NAT have open for a while. */
+  get pathSockets(): number {
+    return [...this.#legs.keys()].filter((leg) => leg <= DATA_LEG_IPV4).length;
+  }
+
   /** Datagrams that this machine has sent to an ip. */
   sentTo(ip: string): number {
     return this.host.sentTo.get(ip) ?? 0;

@@ -249,7 +249,7 @@ export class SimCoordinator implements SignalEndpoint, RelayEndpoint {
         const { reply } = result ?? {};
         const source = reply === undefined ? undefined : this.#hosts[reply.socket.address];
         if (reply !== undefined && source !== undefined) {
-          network.send(source, STUN_PORTS[reply.socket.port], from, reply.bytes);
+          network.send(source, STUN_PORTS[reply.socket.port], reply.to, reply.bytes);
         }
       });
     });

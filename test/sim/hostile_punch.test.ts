@@ -172,6 +172,6 @@ test("a thousand offers of any content: no volley without need, nothing grows, t
     world.run(10);
   }
   expect(volleysOf(one)).toBe(0);
-  expect(one.host.sockets.size).toBe(1);
+  expect(one.pathSockets).toBe(1);
   expect(areDirect(one, mallory)).toBe(true);
 });

@@ -24,6 +24,8 @@ export interface NatBehavior {
   readonly overloads?: boolean;
   /** Packets from inside to its own external address turn round. */
   readonly hairpin?: boolean;
+  /** Towards addresses that begin so the mapping is endpoint-independent, whatever it is for others: what STUN sees is not what peers get. */
+  readonly showsOnePortTo?: string;
 }
 
 export type PortAllocation =
@@ -107,6 +109,8 @@ export class Nat {
 
   #mappingKey(from: TransportAddress, to: TransportAddress): string {
     const inside = `${from.ip}:${from.port}`;
+    const { showsOnePortTo } = this.behavior;
+    if (showsOnePortTo !== undefined && to.ip.startsWith(showsOnePortTo)) return inside;
     switch (this.behavior.mapping) {
       case "none":
       case "endpoint-independent":

@@ -17,6 +17,22 @@ describe("golden messages", () => {
     expect({ ...rest, transactionId: toHex(transactionId) }).toEqual(decoded);
   });
 
+  test("the question whose answer is to go elsewhere keeps its exact bytes", () => {
+    const returnTo = { address: { ip: "198.51.100.7", port: 41_000 }, echo: fromHex("0102030405060708") };
+    const bytes = encodeStun({ ...request, username: "token", sequence: 8, returnTo });
+    expect(toHex(bytes)).toBe(
+      [
+        "000100382112a442", // Binding request, length of the attributes, cookie
+        "000102030405060708090a0b", // transaction id
+        "00060005746f6b656e000000", // USERNAME "token", padded
+        "d44d00080000000000000008", // TUNNELMESH-SEQUENCE
+        "d44f001a00000000000000000000ffffc6336407a028", // TUNNELMESH-RETURN: packed address
+        "01020304050607080000", // and the echo, padded
+      ].join(""),
+    );
+    expect(decodeStun(bytes)?.returnTo).toEqual(returnTo);
+  });
+
   test("our own message keeps its exact bytes", () => {
     const bytes = encodeStun(
       {
@@ -151,6 +167,8 @@ const messages: fc.Arbitrary<StunMessage> = fc
       errorCode: fc.record({ code: fc.integer({ min: 300, max: 699 }), reason: fc.constantFrom("", "Bad Request") }),
       unknownAttributes: fc.array(fc.nat(0xffff), { maxLength: 8 }),
       sequence: fc.maxSafeNat(),
+      echo: fc.uint8Array({ minLength: 8, maxLength: 8 }),
+      returnTo: fc.record({ address, echo: fc.uint8Array({ minLength: 8, maxLength: 8 }) }),
     },
     { requiredKeys: [] },
   )

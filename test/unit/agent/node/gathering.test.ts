@@ -3,7 +3,7 @@ import { DATA_LEG_IPV4 } from "../../../../agent/node/legs.ts";
 import { Gathering } from "../../../../agent/node/gathering.ts";
 import type { TransportAddress } from "../../../../shared/address.ts";
 import { instant } from "../../../../shared/time.ts";
-import { decodeStun, encodeStun, STUN_BINDING } from "../../../../shared/wire/stun.ts";
+import { decodeStun, encodeStun, STUN_BINDING, type StunMessage } from "../../../../shared/wire/stun.ts";
 
 const LAN = { ip: "10.1.0.10", port: 5000 };
 const PUBLIC = { ip: "198.51.100.10", port: 5000 };
@@ -60,29 +60,29 @@ describe("what peers say that they see", () => {
 
   test("counts for nothing while the coordinator sees a public address", () => {
     const gathering = gathered(PUBLIC);
-    gathering.noteSeen("nas", { ip: "192.0.2.66", port: 666 });
+    gathering.noteSeen("nas", { ip: "192.0.2.66", port: 666 }, instant(5000));
     expect(reflexive(gathering)).toEqual(["server-reflexive 198.51.100.10:5000"]);
   });
 
   test("is a candidate for authenticated peers when the coordinator is in our own LAN", () => {
     const gathering = gathered(LAN);
-    gathering.noteSeen("nas", PUBLIC);
+    gathering.noteSeen("nas", PUBLIC, instant(5000));
     expect(reflexive(gathering)).toContain("server-reflexive 198.51.100.10:5000");
     expect(addresses(gathering, false)).not.toContain("server-reflexive 198.51.100.10:5000");
   });
 
   test("is one address at most: peers that disagree are not believed, and a private address is none", () => {
     const gathering = gathered(LAN);
-    gathering.noteSeen("nas", PUBLIC);
-    gathering.noteSeen("desk", { ip: "192.0.2.66", port: 666 });
+    gathering.noteSeen("nas", PUBLIC, instant(5000));
+    gathering.noteSeen("desk", { ip: "192.0.2.66", port: 666 }, instant(5000));
     expect(reflexive(gathering)).toEqual(["server-reflexive 10.1.0.10:5000"]);
-    gathering.noteSeen("desk", { ip: "10.9.9.9", port: 666 });
+    gathering.noteSeen("desk", { ip: "10.9.9.9", port: 666 }, instant(5000));
     expect(reflexive(gathering)).toContain("server-reflexive 198.51.100.10:5000");
   });
 
   test("is forgotten when the network changes", () => {
     const gathering = gathered(LAN);
-    gathering.noteSeen("nas", PUBLIC);
+    gathering.noteSeen("nas", PUBLIC, instant(5000));
     gathering.setInterfaces([{ ip: "10.2.0.10", prefixLength: 24 }], instant(5000));
     expect(reflexive(gathering)).not.toContain("server-reflexive 198.51.100.10:5000");
   });
@@ -112,11 +112,97 @@ describe("a UDP port that the operator has chosen", () => {
   });
 });
 
+describe("peers that see another port than STUN", () => {
+  const elsewhere = (port: number): TransportAddress => ({ ip: PUBLIC.ip, port });
+  /** STUN is asked whether it still sees what it saw, and says so. */
+  function confirm(gathering: Gathering, seen = PUBLIC): void {
+    for (let now = 5000; now < 40_000; now += 500) {
+      gathering.handleTimeout(instant(now));
+      for (let action = gathering.poll(); action !== undefined; action = gathering.poll()) {
+        const asked = action.type === "send" ? decodeStun(action.bytes) : undefined;
+        if (asked?.class === "request" && asked.changeRequest === undefined) answer(gathering, asked, seen, now);
+      }
+    }
+  }
+
+  test("correct its label, when two of them do and STUN still shows the old one", () => {
+    const gathering = gathered(PUBLIC);
+    gathering.noteSeen("nas", elsewhere(7001), instant(5000));
+    gathering.noteSeen("desk", elsewhere(7002), instant(5000));
+    expect(gathering.natReport().mapping).toBe("endpoint-independent");
+    confirm(gathering);
+    expect(gathering.natReport()).toMatchObject({ mapping: "address-and-port-dependent", certain: false });
+  });
+
+  test.each<[string, readonly [string, TransportAddress][]]>([
+    ["one alone is not believed", [["nas", elsewhere(7001)]]],
+    [
+      "nor two against two who see what STUN sees",
+      [
+        ["nas", elsewhere(7001)],
+        ["desk", elsewhere(7002)],
+        ["one", PUBLIC],
+        ["two", PUBLIC],
+      ],
+    ],
+    [
+      "nor about another ip, as behind another uplink",
+      [
+        ["nas", { ip: "198.51.100.99", port: 1 }],
+        ["desk", { ip: "198.51.100.99", port: 2 }],
+      ],
+    ],
+    [
+      "nor about the port that the router has mapped",
+      [
+        ["nas", MAPPED],
+        ["desk", MAPPED],
+      ],
+    ],
+  ])("%s", (_, reports) => {
+    const gathering = gathered(PUBLIC);
+    gathering.setPortMapping(MAPPED);
+    for (const [peer, address] of reports) gathering.noteSeen(peer, address, instant(5000));
+    confirm(gathering);
+    expect(gathering.natReport().mapping).toBe("endpoint-independent");
+  });
+
+  test("nor when STUN sees it there too by then: the router has moved us", () => {
+    const gathering = gathered(PUBLIC);
+    gathering.noteSeen("nas", elsewhere(7001), instant(5000));
+    gathering.noteSeen("desk", elsewhere(7001), instant(5000));
+    confirm(gathering, elsewhere(7001));
+    expect(gathering.natReport().mapping).toBe("endpoint-independent");
+  });
+});
+
+describe("hairpin", () => {
+  test.each([
+    ["works where the NAT brings our own packets back", PUBLIC, true, true],
+    ["does not where it does not", PUBLIC, false, false],
+    ["is no question where there is no NAT", LAN, false, undefined],
+  ])("%s", (_, seen, turns, works) => {
+    const gathering = gathered(seen, false, turns);
+    expect(gathering.tests.hairpin).toBe(works);
+    expect(gathering.isComplete).toBe(true);
+  });
+
+  test("is not known any more when the network has changed", () => {
+    const gathering = gathered(PUBLIC, false, true);
+    gathering.setInterfaces([{ ip: "10.2.0.10", prefixLength: 24 }], instant(5000));
+    expect(gathering.tests.hairpin).toBeUndefined();
+  });
+});
+
 const addresses = (gathering: Gathering, withHosts: boolean): string[] =>
   gathering.candidates(withHosts).candidates.map(({ kind, address }) => `${kind} ${address.ip}:${address.port}`);
 
-/** With discovery ended; every STUN server has seen us at `seen`. */
-function gathered(seen: TransportAddress, isPortChosen = false): Gathering {
+/**
+ * With discovery ended; every STUN server has seen us at `seen`.
+ *
+ * @param turns the NAT turns packets back
+ */
+function gathered(seen: TransportAddress, isPortChosen = false, turns = false): Gathering {
   const random = { byte: 0 };
   const gathering = new Gathering((length) => new Uint8Array(length).map(() => random.byte++ & 0xff), isPortChosen);
   const servers = ["203.0.113.10", "203.0.113.11"].flatMap((ip) => [3478, 3479].map((port) => ({ ip, port })));
@@ -125,14 +211,20 @@ function gathered(seen: TransportAddress, isPortChosen = false): Gathering {
   gathering.setCredentials({ servers, account: undefined }, instant(0));
   for (let now = 0; now < 5000; now += 20) {
     for (let action = gathering.poll(); action !== undefined; action = gathering.poll()) {
+      if (action.type !== "send") continue;
+      const asked = decodeStun(action.bytes);
+      if (asked?.class === "indication" && turns) gathering.handleStun(action.bytes, instant(now));
       // Filtering tests stay without answers: nobody but those asked gets in.
-      if (action.type !== "send" || action.leg !== DATA_LEG_IPV4) continue;
-      const transactionId = decodeStun(action.bytes)?.transactionId ?? new Uint8Array(12);
-      const message = { class: "success", method: STUN_BINDING, transactionId, xorMappedAddress: seen } as const;
-      gathering.handleStun(encodeStun(message), instant(now));
+      if (asked?.class !== "request" || asked.changeRequest !== undefined) continue;
+      answer(gathering, asked, seen, now);
     }
     gathering.handleTimeout(instant(now));
   }
   while (gathering.poll() !== undefined);
   return gathering;
+}
+
+function answer(gathering: Gathering, asked: StunMessage, seen: TransportAddress, now: number): void {
+  const message = { class: "success", method: STUN_BINDING, transactionId: asked.transactionId } as const;
+  gathering.handleStun(encodeStun({ ...message, xorMappedAddress: seen }), instant(now));
 }

@@ -57,7 +57,7 @@ function expected(here: Network, there: Network): string {
   }
   if (here === "unknown" || there === "unknown") {
     const whose = here === "unknown" ? "this network" : 'the network of "nas"';
-    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on`;
+    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on; ${REMEDY}`;
   }
   const isHard = (name: Network): boolean => /symmetric|sequential|block/.test(name);
   const isExact = (name: Network): boolean => name === "port-restricted" || name === "firewalled";
@@ -70,7 +70,7 @@ function expected(here: Network, there: Network): string {
   }
   if (isHard(here) && isHard(there))
     return `${BOTH}; ${MEETING[[here, there].toSorted().join(" x ")] ?? "?"}; ${REMEDY}`;
-  return `No direct path yet although these routers (${LABELS[here] ?? ""}, ${LABELS[there] ?? ""}) allow one: probes are being lost, perhaps in a firewall; probing goes on`;
+  return `No direct path yet although these routers (${LABELS[here] ?? ""}, ${LABELS[there] ?? ""}) allow one: probes are being lost, perhaps in a firewall; probing goes on; allowing UDP to any address and port on both sides would make one possible`;
 }
 
 const LABELS: Readonly<Partial<Record<Network, string>>> = {
@@ -155,7 +155,14 @@ describe("how attempts have gone", () => {
       "block of 512",
       "symmetric",
       { failed: 3 },
-      `${BOTH}; 3 attempts at guessing the port found nothing so far, where each succeeds in 38 % of cases; more follow; ${REMEDY}`,
+      `${BOTH}; 3 attempts at guessing the port found nothing so far, where each succeeds in 38 % of cases if the routers let a port serve many destinations; more follow; ${REMEDY}`,
+    ],
+    [
+      "failures of two blocks are nobody's fault: their routers may be of the kind that fills up",
+      "block of 512",
+      "block of 512",
+      { failed: 2 },
+      `${BOTH}; 2 attempts at guessing the port found nothing so far, where each succeeds nearly always if the routers let a port serve many destinations; more follow; ${REMEDY}`,
     ],
     [
       "failures that chance does not explain",

@@ -27,7 +27,7 @@ describe("reports count what came by any path, so late frames of the old one are
         watch.onDataSent({ small: 10, large: 0 }, at(now));
         if (now <= lateMs) watch.onDeliveryReport({ small: ++reported, large: 0 }, pair, at(now));
       }
-      const dueAt = watch.dueAt(pair, true);
+      const dueAt = watch.dueAt(pair, true, 15_000);
       if (dueAt !== undefined && at(now) >= dueAt && watch.verdict(pair, at(now)) === "deaf") return now;
     }
     return undefined;

@@ -248,6 +248,58 @@ describe("an agent with a token", () => {
     expect(server.handle(signed(1, { echo, username: "token2" }), client, primary, t0).observed).toBeUndefined();
   });
 
+  describe("asks for an answer to another address of its own", () => {
+    const silent = { ip: client.ip, port: 41_000 };
+    const ask = (server: StunServer, sequence: number, echo: Uint8Array, address = silent, at = t0) =>
+      server.handle(signed(sequence, { returnTo: { address, echo } }), client, primary, at);
+
+    test("gets it there, sealed, from the socket that it asked, within the size of the question, and nothing to prove with", () => {
+      const server = withToken();
+      const result = ask(server, 2, echoOf(server, 1, silent));
+      expect(result.reply).toMatchObject({ to: silent, socket: primary });
+      expect(result.observed).toBeUndefined();
+      const answer = decodeStun(result.reply!.bytes)!;
+      expect([answer.class, answer.xorMappedAddress, answer.echo]).toEqual(["success", silent, undefined]);
+      expect(hmacSha256(secret, answer.integrity!.covered)).toEqual(answer.integrity!.tag);
+      expect(result.reply!.bytes.length).toBeLessThanOrEqual(2.5 * signed(2, { echo: new Uint8Array(8) }).length);
+    });
+
+    test("nobody can be aimed: without what an answer to that very address has brought there is none", () => {
+      const server = withToken();
+      server.addToken("token2", secret, t0);
+      const echo = echoOf(server, 1, silent);
+      const victim = { ip: "192.0.2.66", port: 443 };
+      const refused = [
+        ask(server, 2, new Uint8Array(8)),
+        ask(server, 3, echo, victim),
+        ask(server, 4, echo, { ...silent, port: 41_001 }),
+        ask(server, 5, echo, silent, instant(240_000)),
+        server.handle(
+          signed(1, { username: "token2", returnTo: { address: silent, echo } }),
+          client,
+          primary,
+          instant(240_000),
+        ),
+      ];
+      for (const result of refused) expect(result).toEqual({ dropped: "return" });
+    });
+
+    test("four at once, then two a second", () => {
+      const server = withToken();
+      const echo = echoOf(server, 1, silent);
+      const answered = (from: number, at: number): number =>
+        Array.from({ length: 10 }, (_, i) => ask(server, from + i, echo, silent, instant(at))).filter(
+          ({ reply }) => reply !== undefined,
+        ).length;
+      expect([answered(10, 0), answered(30, 1000)]).toEqual([4, 2]);
+    });
+
+    test("a stranger who asks for it gets the answer himself", () => {
+      const bytes = request({ returnTo: { address: silent, echo: new Uint8Array(8) }, software: "x".repeat(40) });
+      expect(twoAddresses().handle(bytes, client, primary, t0).reply?.to).toEqual(client);
+    });
+  });
+
   test("may ask for another socket more often than strangers, 150 at once and 50 a second", () => {
     const server = withToken();
     const answered = (first: number, at: Instant) =>
