@@ -577,7 +577,11 @@ export class MeshAgent {
   }
 
   #interfaces() {
-    return usableAddresses((ip) => this.#meshAddresses.has(ip), this.#withLoopback);
+    return usableAddresses({
+      ownTun: this.#self.tun,
+      isMeshAddress: (ip) => this.#meshAddresses.has(ip),
+      withLoopback: this.#withLoopback,
+    });
   }
 
   #housekeep(): void {

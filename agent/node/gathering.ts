@@ -300,7 +300,8 @@ export class Gathering {
   natReport(): NatReport {
     const ipv4 = this.#family(4).result;
     const ipv6 = this.#family(6).result;
-    const udpBlocked = ipv4?.udpBlocked === true && (ipv6?.publicAddresses.length ?? 0) === 0;
+    const hasIPv6 = (ipv6?.publicAddresses.length ?? 0) > 0;
+    const udpBlocked = ipv4?.udpBlocked === true && !hasIPv6;
     // What happens between us and a coordinator in our own LAN says nothing of the router.
     if (this.#isCoordinatorInside) return { ...UNKNOWN_NAT, udpBlocked };
     if (this.#isContradicted) {
@@ -314,6 +315,7 @@ export class Gathering {
       ports: ipv4?.allocation?.ports,
       sharesPorts: ipv4?.allocation?.sharesPorts,
       udpBlocked,
+      ...(ipv4?.udpBlocked === true && hasIPv6 ? { isIPv4Blocked: true } : {}),
       certain: ipv4?.certain ?? false,
     };
   }

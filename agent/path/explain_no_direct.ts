@@ -58,6 +58,17 @@ export function explainNoDirect(
   }
   // What their routers do towards the internet has nothing to do with it.
   if (isOneAddress) return `${ONE_ADDRESS}; ${REMEDY_INSIDE}`;
+  // One of the two has IPv6, or both: then it is that which does not get through.
+  if (local.isIPv4Blocked === true || remote.isIPv4Blocked === true) {
+    const there = `the network of "${remoteName}"`;
+    const [whose, where] =
+      remote.isIPv4Blocked !== true
+        ? ["This network blocks", "here"]
+        : local.isIPv4Blocked !== true
+          ? [`The network of "${remoteName}" blocks`, "there"]
+          : [`This network and ${there} block`, "on both sides"];
+    return `${whose} UDP over IPv4, and over IPv6 the two do not reach each other; allowing outgoing UDP over IPv4 ${where}, or IPv6 with UDP on both sides, would make a direct path possible`;
+  }
   const ours = natLabel(local);
   const theirs = natLabel(remote);
   const obstacle = obstacleOf(local, remote, remoteName);

@@ -43,6 +43,7 @@ const FLAG_ROOTLESS = 8;
 const FLAG_PORTS_SHARED = 16;
 const FLAG_PORTS_EXCLUSIVE = 32;
 const FLAG_NO_GUESSING = 64;
+const FLAG_IPV4_BLOCKED = 128;
 
 export const MAX_CANDIDATES = 24;
 
@@ -69,6 +70,8 @@ export interface NatReport {
   readonly sharesPorts?: boolean | undefined;
   /** Nothing came back on UDP at all. */
   readonly udpBlocked: boolean;
+  /** Nothing came back over IPv4, though over IPv6. */
+  readonly isIPv4Blocked?: boolean | undefined;
   readonly certain: boolean;
 }
 
@@ -105,7 +108,8 @@ export function writeCandidates(writer: Writer, list: CandidateList): void {
         (list.isRootless === true ? FLAG_ROOTLESS : 0) |
         (nat.sharesPorts === true ? FLAG_PORTS_SHARED : 0) |
         (nat.sharesPorts === false ? FLAG_PORTS_EXCLUSIVE : 0) |
-        (list.isGuessingOff === true ? FLAG_NO_GUESSING : 0),
+        (list.isGuessingOff === true ? FLAG_NO_GUESSING : 0) |
+        (nat.isIPv4Blocked === true ? FLAG_IPV4_BLOCKED : 0),
     )
     .u8(candidates.length);
   for (const { kind, address } of candidates) writer.u8(KINDS.indexOf(kind)).bytes(packAddress(address));
@@ -153,6 +157,7 @@ export function readCandidates(reader: Reader): CandidateList | undefined {
     ...(ports === undefined ? {} : { ports }),
     ...(isShared === isExclusive ? {} : { sharesPorts: isShared }),
     udpBlocked: (flags & FLAG_UDP_BLOCKED) !== 0,
+    ...((flags & FLAG_IPV4_BLOCKED) === 0 ? {} : { isIPv4Blocked: true }),
     certain: (flags & FLAG_CERTAIN) !== 0,
   };
   const isRootless = (flags & FLAG_ROOTLESS) !== 0;

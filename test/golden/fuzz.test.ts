@@ -230,6 +230,7 @@ describe("round trips", () => {
       ports: fc.option(ports, { nil: undefined }),
       sharesPorts: fc.option(fc.boolean(), { nil: undefined }),
       udpBlocked: fc.boolean(),
+      isIPv4Blocked: fc.constantFrom(undefined, true as const),
       certain: fc.boolean(),
     }),
     candidates: fc.array(

@@ -41,3 +41,42 @@ test("a site with IPv6 and one without meet over IPv4", async () => {
     expect((await transferFile(one, two, { ipv6: true, bytes: 1_000_000 })).bytes).toBe(1_000_000);
   });
 });
+
+test("a site without UDP over IPv4 and one without IPv6 are relayed, and why names the family", async () => {
+  await withLab({ sites: [{ nat: "udpblocked", ipv6: true }, { nat: "portrestricted" }] }, async (lab) => {
+    const { one, two } = await startPair(lab);
+    const here =
+      /this network blocks UDP over IPv4, and over IPv6 the two do not reach each other; allowing outgoing UDP over IPv4 here/;
+    await one.waitWhy(two.name, here);
+    await two.waitWhy(one.name, /the network of "h1-1" blocks UDP over IPv4/);
+    expect((await one.peer(two.name)).path?.kind).toBe("ssh");
+    // The remedy that it names.
+    await lab.site(1).setNat("portrestricted");
+    await bothDirect(one, two);
+  });
+});
+
+test("both families are raced, and either one carries on when UDP dies on the other", async () => {
+  const nat = "portrestricted" as const;
+  await withLab({ sites: [{ nat }, { nat }], ipv6: true, roundTripMs: 20 }, async (lab) => {
+    const { one, two } = await startPair(lab);
+    await bothDirect(one, two);
+    const pings = one.startPing(two.name, { count: 200, intervalSeconds: 0.05 });
+    const familyOf = async (): Promise<boolean> =>
+      isIPv6(parseTransportAddress((await one.peer(two.name)).path?.remoteAddress ?? "")?.ip ?? "");
+    const first = await familyOf();
+    for (const dead of [first, !first]) {
+      const rule = `meta nfproto ${dead ? "ipv6" : "ipv4"} meta l4proto udp drop`;
+      const since = performance.now();
+      await lab.site(1).setNat(nat, { forward: [rule] });
+      const { at } = await one.directEvent(two.name, {
+        since,
+        timeoutMs: 6000,
+        accept: ({ remoteAddress }) => isIPv6(parseTransportAddress(String(remoteAddress))?.ip ?? "") === !dead,
+      });
+      console.log(`UDP over ${dead ? "IPv6" : "IPv4"} died: direct over the other after ${(at - since).toFixed(0)} ms`);
+      expect(at - since).toBeLessThan(3 * 1000);
+    }
+    await pings.stop();
+  });
+});

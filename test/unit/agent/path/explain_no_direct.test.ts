@@ -30,6 +30,7 @@ const NETWORKS = {
   "exclusive block": { ...block(512), sharesPorts: false },
   "UDP blocked": { ...UNKNOWN_NAT, udpBlocked: true },
   unknown: UNKNOWN_NAT,
+  "UDP over IPv4 blocked": { ...UNKNOWN_NAT, isIPv4Blocked: true },
 } as const;
 type Network = keyof typeof NETWORKS;
 const NAMES = Object.keys(NETWORKS) as readonly Network[];
@@ -54,6 +55,16 @@ function expected(here: Network, there: Network): string {
   }
   if (there === "UDP blocked") {
     return 'The network of "nas" blocks UDP; allowing outgoing UDP there would make a direct path possible';
+  }
+  const SIX = "UDP over IPv4 blocked";
+  if (here === SIX || there === SIX) {
+    const [whose, where] =
+      there !== SIX
+        ? ["This network blocks", "here"]
+        : here !== SIX
+          ? ['The network of "nas" blocks', "there"]
+          : ['This network and the network of "nas" block', "on both sides"];
+    return `${whose} UDP over IPv4, and over IPv6 the two do not reach each other; allowing outgoing UDP over IPv4 ${where}, or IPv6 with UDP on both sides, would make a direct path possible`;
   }
   if (here === "unknown" || there === "unknown") {
     const whose = here === "unknown" ? "this network" : 'the network of "nas"';
