@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /**
  * One configuration, run inside the runtime that each part targets (scripts/test.ts): the agent and the simulator under Bun, the
- * coordinator under Deno, shared/ under both.
+ * coordinator under Deno, shared/ under both. Two files at once: most of the time goes into computing what the simulator does.
  */
 const inDeno = "Deno" in globalThis;
 
@@ -18,6 +18,7 @@ export default defineConfig({
           "test/*.test.ts",
         ],
     pool: "forks",
+    maxWorkers: 2,
     testTimeout: 20_000,
   },
 });

@@ -3,10 +3,12 @@ import type { NatReport, PortRange } from "../../shared/wire/candidates.ts";
 import { wrapped } from "./port_allocation.ts";
 
 /**
- * A counter may have been told a little too far when answers overtook each other. Those ports come late: one of them may be known to our
- * router from the peer's plain probes, and a router with an open WAN input then takes our port away for all guesses that follow (primer.ts).
+ * A counter may have been told a little too far when answers overtook each other, and the peer's plain probes may have taken a port or two since.
+ * Those ports come late: one of them may be known to our router from such a probe, and a router with an open WAN input then takes our
+ * port away for all guesses that follow (primer.ts). The peer sends from more sockets than that.
  */
 const COUNTER_BACK = 4;
+const COUNTER_TAKEN = 4;
 const COUNTER_AHEAD_FIRST = 64;
 /**
  * How far it may be from what is known, when both sides meet: other traffic moves it on, and a packet that repeats an earlier one's
@@ -46,11 +48,12 @@ export function guessPorts(nat: NatReport, meetingSockets: number | undefined, r
   };
 }
 
-/** How far ahead of where the counter stands each guess is: 0 to 63, -1 to -4, 64 and so on. */
+/** How far ahead of where the counter stands each guess is: 4 to 63, 3 to -4, 64 and so on. */
 function counterOrder(index: number): number {
-  if (index < COUNTER_AHEAD_FIRST) return index;
-  const back = index - COUNTER_AHEAD_FIRST + 1;
-  return back <= COUNTER_BACK ? -back : index - COUNTER_BACK;
+  const first = index + COUNTER_TAKEN;
+  if (first < COUNTER_AHEAD_FIRST) return first;
+  const back = COUNTER_AHEAD_FIRST - 1 - index;
+  return back >= -COUNTER_BACK ? back : index - COUNTER_BACK;
 }
 
 /** All ports of the range in a random order that needs no memory: steps of a random size that takes in every one. */

@@ -45,6 +45,8 @@ describe("pairs of NATs", () => {
       expect(file.bytes).toBe(10_000_000);
       expect((await one.peer(two.name))?.path?.kind).toBe("direct");
       expect((await two.peer(one.name))?.path?.kind).toBe("direct");
+      // A path is there before all tests of the NAT have ended.
+      await Promise.all([one, two].map(async (agent) => agent.events.next("nat_detected")));
       expect((await one.status()).self.nat.label).toBe(LABELS[a]);
       expect((await two.status()).self.nat.label).toBe(LABELS[b]);
     });

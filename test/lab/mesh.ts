@@ -221,7 +221,8 @@ export class MeshAgent {
     const endsAt = performance.now() + timeoutMs;
     let why = "";
     for (; !words.test(why) && performance.now() < endsAt; await Bun.sleep(WHY_EVERY_MS)) {
-      ({ why } = await this.peer(peer));
+      // Who joined last may not have been told yet.
+      why = (await this.status()).peers.find(({ name }) => name === peer)?.why ?? "it is not known";
     }
     if (!words.test(why)) throw new Error(`${this.name} says of ${peer}, after ${timeoutMs} ms: ${why}`);
   }
