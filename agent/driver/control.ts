@@ -52,9 +52,9 @@ export class Control implements AgentControl {
     this.#onStop = onStop;
   }
 
-  status(): Status {
+  async status(): Promise<Status> {
+    await this.#agent.refreshCounters();
     const { config, self } = this.#agent;
-    this.#agent.refreshCounters();
     return {
       schema: 1,
       self: {

@@ -39,6 +39,8 @@ const HOUSEKEEPING_MS = 5000;
 /** A burst of netlink messages is one change; what comes later is the next one. */
 const NETWORK_SETTLE_MS = 25;
 const OPEN_TIMEOUT_MS = 5000;
+/** `status` is for people, who should not wait for a figure. */
+const COUNTERS_TIMEOUT_MS = 200;
 /** A connection to the coordinator that may be dead has this long, and two round trips, to show that it is not. */
 const CHALLENGE_MS = 300;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
@@ -214,9 +216,11 @@ export class MeshAgent {
     return this.#relays.status();
   }
 
-  /** Asks the data path for fresh counters; they arrive a moment later. */
-  refreshCounters(): void {
+  /** Asks the data path for fresh counters, and waits for them; those of a data path that is held up stay as they were. */
+  async refreshCounters(): Promise<void> {
+    const counted = this.#nextReport(({ type }) => type === "counters", COUNTERS_TIMEOUT_MS);
     this.#worker.send({ type: "read_counters" });
+    await counted;
   }
 
   /** One echo; undefined when no answer came in time. */
@@ -298,13 +302,13 @@ export class MeshAgent {
     return report?.type === "udp_failed" ? report.message : "no answer from the data worker";
   }
 
-  async #nextReport(accepts: (report: Report) => boolean): Promise<Report | undefined> {
+  async #nextReport(accepts: (report: Report) => boolean, timeoutMs = OPEN_TIMEOUT_MS): Promise<Report | undefined> {
     const { promise, resolve } = Promise.withResolvers<Report | undefined>();
     const waiter = (report: Report): void => {
       if (accepts(report)) resolve(report);
     };
     this.#reportWaiters.add(waiter);
-    const timer = setTimeout(() => resolve(undefined), OPEN_TIMEOUT_MS);
+    const timer = setTimeout(() => resolve(undefined), timeoutMs);
     const report = await promise;
     clearTimeout(timer);
     this.#reportWaiters.delete(waiter);

@@ -227,7 +227,7 @@ export type WaitCondition =
  * the terminal as they are. `peer` and `name` are lower case: a peer's name, id, or mesh address.
  */
 export interface AgentControl {
-  status(): Status;
+  status(): Promise<Status>;
   /** Undefined: no such peer. */
   why(peer: string): WhyAnswer | undefined;
   /**

@@ -41,7 +41,7 @@ export function createLocalApp(control: AgentControl, stateDir: string, onBug: (
   const app = new Hono();
   app.use(bodyLimit({ maxSize: MAX_REQUEST_BYTES, onError: (c) => refuse(c, EXIT.usage, "The request is too large") }));
 
-  app.get("/v1/status", (c) => c.json(control.status()));
+  app.get("/v1/status", async (c) => c.json(await control.status()));
   app.post("/v1/why", async (c) => {
     const { name } = await read(c, NameRequest);
     return c.json(control.why(name) ?? unknownPeer(name));

@@ -92,6 +92,10 @@ describe("a hundred downloads between two rootless machines", () => {
       // Each of them takes longer than all the switches.
       const body = async (_port: number, sha256: string): Promise<void> => {
         const downloads = startDownloads(laptop.host, 100);
+        const startedWith = await receivedBytes(laptop, nas);
+        // A hundred programs take a moment to start.
+        const underWay = async (): Promise<number> => (await receivedBytes(laptop, nas)) - startedWith;
+        await expect.poll(underWay, { timeout: 3000 }).toBeGreaterThan(1_000_000);
         let received = await receivedBytes(laptop, nas);
         for (const [choice, rung] of SWITCHES) {
           const chosenAt = performance.now();

@@ -102,8 +102,8 @@ export class FakeControl implements AgentControl {
   readonly asked: unknown[] = [];
   readonly pingEnded = Promise.withResolvers<void>();
 
-  status(): Status {
-    return this.current;
+  status(): Promise<Status> {
+    return Promise.resolve(this.current);
   }
 
   why(peer: string): WhyAnswer | undefined {
