@@ -582,7 +582,6 @@ export class MeshAgent {
 
   #interfaces() {
     return usableAddresses({
-      ownTun: this.#self.tun,
       isMeshAddress: (ip) => this.#meshAddresses.has(ip),
       withLoopback: this.#withLoopback,
     });

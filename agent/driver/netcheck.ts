@@ -152,7 +152,7 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
     settle();
   };
   void portMapper?.refresh(undefined);
-  gathering.setInterfaces(usableAddresses({ ownTun: undefined, isMeshAddress: () => false, withLoopback }), now());
+  gathering.setInterfaces(usableAddresses({ isMeshAddress: () => false, withLoopback }), now());
   worker.send({ type: "open_udp", leg: DATA_LEG_IPV4, family: 4, port: 0 });
   worker.send({ type: "open_udp", leg: DATA_LEG_IPV6, family: 6, port: 0 });
   const limit = setTimeout(() => done.resolve(), DISCOVERY_TIMEOUT_MS);

@@ -7,8 +7,6 @@ import { listInterfaceAddresses, type InterfaceAddress as OfInterface } from "./
 const MAX_ADDRESSES = 12;
 
 export interface AddressRules {
-  /** Our own TUN device, which would be a path through itself. */
-  readonly ownTun: string | undefined;
   /** Mesh addresses, our own and the peers': another agent of this machine may have them. */
   readonly isMeshAddress: (ip: string) => boolean;
   /** The whole mesh is one machine. */
@@ -18,15 +16,18 @@ export interface AddressRules {
 export const usableAddresses = (rules: AddressRules): InterfaceAddress[] =>
   chooseAddresses(listInterfaceAddresses(), rules);
 
-/** Pure: the likeliest first, the most that are worth telling. */
+/**
+ * Pure: the likeliest first, the most that are worth telling. No TUN device, ours or another program's: ours would be a path through itself, and
+ * one inside another overlay looks like a LAN, wins, and carries everything twice.
+ */
 export function chooseAddresses(
   all: readonly OfInterface[],
-  { ownTun, isMeshAddress, withLoopback }: AddressRules,
+  { isMeshAddress, withLoopback }: AddressRules,
 ): InterfaceAddress[] {
   const usable = all.filter(
     (address) =>
       address.isUp &&
-      address.name !== ownTun &&
+      !address.isTun &&
       !address.isDeprecated &&
       (withLoopback || !address.isLoopback) &&
       isProbeable(address.ip, withLoopback) &&
@@ -38,12 +39,8 @@ export function chooseAddresses(
     .map(({ ip, prefix }) => ({ ip, prefixLength: prefix }));
 }
 
-/**
- * Bridges and other programs' tunnels last: most bridges belong to containers and lead nowhere, and a path inside another overlay carries
- * everything twice. A privacy address is used only where there is no stable one.
- */
-const rank = ({ isBridge, isTun, isTemporary }: OfInterface): number =>
-  (isTun ? 4 : 0) + (isBridge ? 2 : 0) + (isTemporary ? 1 : 0);
+/** Bridges last: most belong to containers and lead nowhere. A privacy address is used only where there is no stable one. */
+const rank = ({ isBridge, isTemporary }: OfInterface): number => (isBridge ? 2 : 0) + (isTemporary ? 1 : 0);
 
 /** A coordinator on this very machine: then loopback addresses are paths like any other. */
 export function isLoopbackUrl(url: string): boolean {

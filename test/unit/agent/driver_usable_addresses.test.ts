@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import type { InterfaceAddress } from "../../../agent/driver/linux/interfaces.ts";
 import { chooseAddresses } from "../../../agent/driver/usable_addresses.ts";
 
-const RULES = { ownTun: "tm0", isMeshAddress: (ip: string) => ip === "100.96.0.9", withLoopback: false };
+const RULES = { isMeshAddress: (ip: string) => ip === "100.96.0.9", withLoopback: false };
 
 function address(name: string, ip: string, more: Partial<InterfaceAddress> = {}): InterfaceAddress {
   const plain = {
@@ -19,20 +19,20 @@ function address(name: string, ip: string, more: Partial<InterfaceAddress> = {})
 
 const chosen = (all: readonly InterfaceAddress[]): string[] => chooseAddresses(all, RULES).map(({ ip }) => ip);
 
-test("bridges of containers come after real interfaces, other programs' tunnels last", () => {
+test("bridges of containers come after real interfaces", () => {
   const all = [
-    address("tun9", "10.8.0.2", { isTun: true }),
     address("docker0", "172.17.0.1", { isBridge: true }),
     address("eth0", "2001:db8::7", { isTemporary: true }),
     address("eth0", "2001:db8::5"),
     address("wlan0", "192.168.1.5"),
   ];
-  expect(chosen(all)).toEqual(["192.168.1.5", "2001:db8::5", "2001:db8::7", "172.17.0.1", "10.8.0.2"]);
+  expect(chosen(all)).toEqual(["192.168.1.5", "2001:db8::5", "2001:db8::7", "172.17.0.1"]);
 });
 
-test("our own device is left out by its name, and no address by its range", () => {
+test("TUN devices are left out, ours and those of other overlays, and no address by its range", () => {
   const all = [
     address("tm0", "10.1.0.1", { isTun: true }),
+    address("tun9", "192.168.7.2", { isTun: true }),
     address("eth0", "100.96.0.8"),
     address("eth1", "100.64.3.4"),
     address("eth2", "100.127.1.2"),
@@ -45,7 +45,7 @@ test("what leads nowhere is left out: loopback, an interface that is down, a dep
     address("lo", "127.0.0.1", { isLoopback: true }),
     address("eth0", "10.0.0.1", { isUp: false }),
     address("eth1", "2001:db8::9", { isDeprecated: true }),
-    address("tm1", "100.96.0.9", { isTun: true }),
+    address("eth3", "100.96.0.9"),
     address("eth2", "fe80::1"),
   ];
   expect(chosen(all)).toEqual([]);
