@@ -139,3 +139,20 @@ function expectBlocked(answer: Netcheck, what: string): void {
   expect([answer.udp, answer.ipv4], what).toEqual([false, null]);
   expect(answer.summary, what).toMatch(/^UDP does not get out of this network: no direct paths/);
 }
+
+test("a machine that moves behind a router of another kind measures it anew", async () => {
+  await withLab({ sites: [{ nat: "portrestricted" }, { nat: "symmetric", hosts: 0 }] }, async (lab) => {
+    const [agent] = (await startMesh(lab)).agents;
+    if (agent === undefined) throw new Error("An agent expected");
+    await agent.events.next("nat_detected");
+    expect((await agent.status()).self.nat.label).toBe("port-restricted cone");
+    const since = performance.now();
+    await agent.host.moveTo(lab.site(2));
+    const accept = ({ label }: Readonly<Record<string, unknown>>): boolean => label === "symmetric";
+    const { at } = await agent.events.next("nat_detected", { since, timeoutMs: 10_000, accept });
+    console.log(`known ${(at - since).toFixed(0)} ms after the move began`);
+    const { label, allocation, publicAddress } = (await agent.status()).self.nat;
+    expect([label, allocation]).toEqual(["symmetric", "random"]);
+    expect(publicAddress).toContain(lab.site(2).publicAddress);
+  });
+});
