@@ -9,7 +9,7 @@ import { equalBytes } from "../../shared/bytes.ts";
 import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.ts";
 import type { PeerEntry } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
-import type { LocalLegs } from "../path/peer_paths.ts";
+import type { LocalLegs } from "../path/path_contract.ts";
 import type { NodeOptions } from "./contract.ts";
 import type { Outbox } from "./outbox.ts";
 import type { Peer } from "./peer.ts";

@@ -26,10 +26,10 @@ import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGN
 import { Membership } from "./membership.ts";
 import { News } from "./news.ts";
 import { Outbox } from "./outbox.ts";
-import { IDLE_MS, isIdle, isInUse, type Peer, whySentence, wishOf } from "./peer.ts";
+import { IDLE_MS, isIdle, isInUse, type Peer, wishOf } from "./peer.ts";
 import { PeerBook } from "./peer_book.ts";
 import { OWN_ECHO, Traffic } from "./traffic.ts";
-import { betterRungs } from "./why_not_better.ts";
+import { viewOf } from "./peer_view.ts";
 
 /** Peers opened at once on joining. */
 const OPEN_ON_JOIN = 16;
@@ -398,22 +398,7 @@ export class Node {
     const { connected } = this.#outbox;
     const { useDirect, whyNoSsh = () => NO_SSH, punchLimits = MAX_PUNCH } = this.#options;
     const publicAddresses = this.#gathering.ipv4?.publicAddresses ?? [];
-    const context = { nat, publicAddresses, connected, useDirect, punchLimits, whyNoSsh, now };
-    return {
-      id: peer.id,
-      entry: peer.entry,
-      trust: peer.trust,
-      route: peer.route,
-      rttMs: peer.route?.kind === "direct" ? peer.route.pair.rttMs : peer.relayRttMs,
-      selectedAtUnixMs: peer.selectedAtUnixMs,
-      nat: peer.nat,
-      inUse: isInUse(peer, now),
-      why: whySentence(peer, context),
-      better: betterRungs(peer, context),
-      rxBytes: peer.rxBytes,
-      txBytes: peer.txBytes,
-      history: peer.history,
-    };
+    return viewOf(peer, { nat, publicAddresses, connected, useDirect, punchLimits, whyNoSsh, now });
   }
 
   // Peers

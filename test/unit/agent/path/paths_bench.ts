@@ -1,7 +1,8 @@
 /** PeerPaths on a bench: time is an argument, what leaves is recorded, and the peer answers when the test says so. */
 import { DestinationBudget } from "../../../../agent/path/destination_budget.ts";
 import type { Pair } from "../../../../agent/path/pair.ts";
-import { type PathAction, PeerPaths } from "../../../../agent/path/peer_paths.ts";
+import type { PathAction } from "../../../../agent/path/path_contract.ts";
+import { PeerPaths } from "../../../../agent/path/peer_paths.ts";
 import { type TransportAddress, unpackAddress } from "../../../../shared/address.ts";
 import { type Instant, instant } from "../../../../shared/time.ts";
 import { type CandidateKind, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
