@@ -147,7 +147,7 @@ export async function runNetcheck(config: NetcheckConfig, signal: AbortSignal): 
       if (report.leg === DATA_LEG_IPV6) gathering.setCredentials({ servers, account: undefined }, now());
     } else if (report.type === "udp_failed" && report.leg === DATA_LEG_IPV6) {
       gathering.setCredentials({ servers, account: undefined }, now());
-    } else if (report.type === "datagram") gathering.handleStun(report.bytes, now());
+    } else if (report.type === "datagram") gathering.handleStun(report.bytes, report.leg, now());
     else return;
     settle();
   };

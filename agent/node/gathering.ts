@@ -28,7 +28,12 @@ import { decodeStun, encodeStun, STUN_BINDING, verifyStunIntegrity } from "../..
 import type { Leg } from "../data/plane.ts";
 import type { ReturnAddress } from "../path/mapping_lifetime.ts";
 import { PortSampler } from "../path/port_sampler.ts";
-import { type DiscoveryRequest, type DiscoveryResult, NatDiscovery } from "../path/nat_discovery.ts";
+import {
+  type DiscoverySocket,
+  type DiscoveryRequest,
+  type DiscoveryResult,
+  NatDiscovery,
+} from "../path/nat_discovery.ts";
 import { contradicts, type KnownAddresses, SeenReports } from "./seen_reports.ts";
 import { SideTests } from "./side_tests.ts";
 
@@ -321,7 +326,7 @@ export class Gathering {
   }
 
   /** A STUN message on one of our legs. False when it is none of ours. */
-  handleStun(bytes: Uint8Array, now: Instant): boolean {
+  handleStun(bytes: Uint8Array, leg: Leg, now: Instant): boolean {
     const message = decodeStun(bytes);
     const credentials = this.#credentials;
     if (message === undefined || credentials === undefined) return false;
@@ -353,7 +358,8 @@ export class Gathering {
         }
         return true;
       }
-      const request = family.discovery?.handleResponse(message.transactionId, answer, now);
+      const isAt = (socket: DiscoverySocket): boolean => family.legs.get(socket) === leg;
+      const request = family.discovery?.handleResponse(message.transactionId, answer, now, isAt);
       if (request === undefined) continue;
       const [server] = family.servers;
       const isFirst = server !== undefined && sameTransportAddress(request.to, server);

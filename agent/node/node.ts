@@ -508,7 +508,7 @@ export class Node {
 
   #handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void {
     const kind = datagramKind(bytes);
-    if (kind === "stun") this.#gathering.handleStun(bytes, now);
+    if (kind === "stun") this.#gathering.handleStun(bytes, leg, now);
     else if (kind === "handshake") {
       // On a relay the coordinator vouches for the sender, and `from` is the sender's slot.
       const sender = leg >= FIRST_RELAY_LEG ? this.#book.bySlot(slotOf(from)) : undefined;

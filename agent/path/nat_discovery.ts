@@ -129,15 +129,20 @@ export class NatDiscovery {
    * Returns the request that this answers, if it is one of ours.
    *
    * @param answer the XOR-MAPPED-ADDRESS of a success response, and what it asks to be echoed
+   * @param isAt did it come in on this socket?
    */
   handleResponse(
     transactionId: Uint8Array,
     answer: { readonly mapped: TransportAddress; readonly echo: Uint8Array | undefined },
     now: Instant,
+    isAt: (socket: DiscoverySocket) => boolean = () => true,
   ): DiscoveryRequest | undefined {
     const transaction = this.#transactions.find((t) => equalBytes(t.request.transactionId, transactionId));
     if (transaction === undefined) return undefined;
     const { request } = transaction;
+    // A NAT with few ports may have given this one to another socket of ours as well, which has sent to where the answer comes from:
+    // let in there, it says nothing of the filter.
+    if (request.change !== undefined && !isAt(request.socket)) return request;
     if (transaction.answer !== undefined) return request;
     transaction.answer = answer.mapped;
     transaction.nextAt = undefined;

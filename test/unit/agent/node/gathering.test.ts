@@ -213,7 +213,7 @@ function gathered(seen: TransportAddress, isPortChosen = false, turns = false): 
     for (let action = gathering.poll(); action !== undefined; action = gathering.poll()) {
       if (action.type !== "send") continue;
       const asked = decodeStun(action.bytes);
-      if (asked?.class === "indication" && turns) gathering.handleStun(action.bytes, instant(now));
+      if (asked?.class === "indication" && turns) gathering.handleStun(action.bytes, action.leg, instant(now));
       // Filtering tests stay without answers: nobody but those asked gets in.
       if (asked?.class !== "request" || asked.changeRequest !== undefined) continue;
       answer(gathering, asked, seen, now);
@@ -226,5 +226,5 @@ function gathered(seen: TransportAddress, isPortChosen = false, turns = false): 
 
 function answer(gathering: Gathering, asked: StunMessage, seen: TransportAddress, now: number): void {
   const message = { class: "success", method: STUN_BINDING, transactionId: asked.transactionId } as const;
-  gathering.handleStun(encodeStun({ ...message, xorMappedAddress: seen }), instant(now));
+  gathering.handleStun(encodeStun({ ...message, xorMappedAddress: seen }), DATA_LEG_IPV4, instant(now));
 }

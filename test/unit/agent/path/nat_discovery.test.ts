@@ -58,6 +58,16 @@ describe("filtering, learned from silence on fresh sockets", () => {
     expect(run.discovery.result()).toMatchObject({ filtering, certain: true, isComplete: true });
   });
 
+  test("an answer that a NAT with few ports lets in at another socket of ours is none", () => {
+    const run = started(FOUR);
+    for (const to of FOUR) run.answer("data", to, mapped(1), 20);
+    const asked = run.sent.find(({ socket }) => socket === "filter-port");
+    const answer = { mapped: mapped(9), echo: undefined };
+    run.discovery.handleResponse(asked?.transactionId ?? new Uint8Array(12), answer, instant(25), () => false);
+    run.at(2000);
+    expect(run.discovery.result()).toMatchObject({ filtering: "address-and-port-dependent", isComplete: true });
+  });
+
   test("silence counts only after three round trips more: a slow path is not a strict filter", () => {
     const run = started(FOUR);
     for (const to of FOUR) run.answer("data", to, mapped(1), 400);
