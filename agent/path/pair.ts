@@ -62,6 +62,9 @@ export class Pair {
   rttMs: number | undefined;
   /** How far samples are from it, smoothed. */
   rttVariationMs = 0;
+  /** What our answers on this pair ask to be repeated, while nobody vouches for its address; and what the peer's ask of us. */
+  challenge: number | undefined;
+  echo: number | undefined;
   /** The peer has said that it got an answer of ours on this pair. */
   peerConfirmed = false;
   /** We have said so too, with a probe of its own: once, since each probe brings an answer. */

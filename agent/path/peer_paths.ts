@@ -254,6 +254,9 @@ export class PeerPaths {
     if (pair === undefined) return;
     pair.receivedAt = now;
     if (message.answered) pair.peerConfirmed = true;
+    // What an answer of ours has brought there comes back: the peer is where it says, and nobody is aimed at.
+    if (message.echo !== undefined && message.echo === pair.challenge) pair.isTrusted = true;
+    if (!pair.isTrusted) pair.challenge ??= this.#newTransaction();
     // An authentic peer may still write a stranger's address on its probes: until the address has answered, answers are rationed too.
     if (!pair.isValid && !this.#takeFromBudget(pair, now)) return;
     // Reply on the pair the probe came in on, never on the selected one: only a reply that retraces
@@ -263,6 +266,7 @@ export class PeerPaths {
       transaction: message.transaction,
       answered: pair.isValid,
       seenFrom: from,
+      ...(pair.isTrusted || pair.challenge === undefined ? {} : { echo: pair.challenge }),
     });
     // Triggered check (RFC 8445 §7.3.1.4): what reached us is the best guess at what our own probe can reach. One for a whole volley:
     // the peer's probes to each of our mappings arrive here together.
@@ -285,6 +289,7 @@ export class PeerPaths {
       this.#provenByVolley(message.transaction, leg, from, now);
     if (pair === undefined) return;
     pair.answersFrom = from;
+    pair.echo = message.echo;
     // Our router has another address or port for us: until the peer has followed, its reports go where we are no more.
     const hasMoved = pair.seenFrom !== undefined && !sameTransportAddress(pair.seenFrom, message.seenFrom);
     if (hasMoved && pair === this.#selected) this.#watch.onRungChange(now);
@@ -527,7 +532,8 @@ export class PeerPaths {
   }
 
   #probeMessage(pair: Pair, transaction: number): ControlMessage {
-    return { type: "probe", transaction, round: this.#round, answered: pair.isValid };
+    const { isValid: answered, echo } = pair;
+    return { type: "probe", transaction, round: this.#round, answered, ...(echo === undefined ? {} : { echo }) };
   }
 
   #newTransaction(): number {

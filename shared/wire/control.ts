@@ -1,8 +1,8 @@
 /**
  * Control messages: the body of a control frame (frame.ts), always sealed. One kind byte, then fields, big-endian.
  *
- *   0x01 probe          transaction 4, round 4, flags 1 (1: I have had an answer of yours on this pair)
- *   0x02 probe answer   transaction 4, flags 1, packed address 18 where the probe came from, as the answerer saw it
+ *   0x01 probe          transaction 4, round 4, flags 1 (1: I have had an answer of yours on this pair, 2: echo follows), echo 4
+ *   0x02 probe answer   transaction 4, flags 1 (as above), packed address 18 where the probe came from, as the answerer saw it, echo 4
  *   0x03 echo           sequence 4, time 8 (opaque to the answerer)      what `tunnelmesh-agent ping` sends along the selected path
  *   0x04 echo answer    sequence 4, time 8
  *   0x05 candidates     candidate list (candidates.ts)
@@ -58,12 +58,21 @@ export interface PunchOffer {
 }
 
 export type ControlMessage =
-  | { readonly type: "probe"; readonly transaction: number; readonly round: number; readonly answered: boolean }
+  | {
+      readonly type: "probe";
+      readonly transaction: number;
+      readonly round: number;
+      readonly answered: boolean;
+      /** What the newest answer on this pair asked for: the answerer then knows that its packets arrive here. */
+      readonly echo?: number | undefined;
+    }
   | {
       readonly type: "probe_answer";
       readonly transaction: number;
       readonly answered: boolean;
       readonly seenFrom: TransportAddress;
+      /** To be repeated in the next probe on this pair. */
+      readonly echo?: number | undefined;
     }
   | { readonly type: "echo"; readonly sequence: number; readonly time: number }
   | { readonly type: "echo_answer"; readonly sequence: number; readonly time: number }
@@ -94,6 +103,7 @@ const KIND = {
   punch_end: 11,
 } as const;
 const FLAG_ANSWERED = 1;
+const FLAG_ECHO = 2;
 const FLAG_IS_ANSWER = 1;
 const FLAG_OWN_PACKETS = 2;
 const NO_PORTS: PortRange = { first: 0, last: 0, stride: 0 };
@@ -102,16 +112,12 @@ export function encodeControl(message: ControlMessage): Uint8Array {
   const writer = new Writer(64).u8(KIND[message.type]);
   switch (message.type) {
     case "probe":
-      writer
-        .u32(message.transaction)
-        .u32(message.round)
-        .u8(message.answered ? FLAG_ANSWERED : 0);
+      writer.u32(message.transaction).u32(message.round).u8(probeFlags(message));
+      if (message.echo !== undefined) writer.u32(message.echo);
       break;
     case "probe_answer":
-      writer
-        .u32(message.transaction)
-        .u8(message.answered ? FLAG_ANSWERED : 0)
-        .bytes(packAddress(message.seenFrom));
+      writer.u32(message.transaction).u8(probeFlags(message)).bytes(packAddress(message.seenFrom));
+      if (message.echo !== undefined) writer.u32(message.echo);
       break;
     case "echo":
     case "echo_answer":
@@ -152,6 +158,12 @@ export function encodeControl(message: ControlMessage): Uint8Array {
   return writer.finish();
 }
 
+const probeFlags = ({ answered, echo }: { readonly answered: boolean; readonly echo?: number | undefined }): number =>
+  (answered ? FLAG_ANSWERED : 0) | (echo === undefined ? 0 : FLAG_ECHO);
+
+const readEcho = (flags: number, reader: Reader): { readonly echo?: number } =>
+  (flags & FLAG_ECHO) === 0 ? {} : { echo: reader.u32() };
+
 /** Undefined for an unknown kind and for anything malformed. */
 export function decodeControl(body: Uint8Array): ControlMessage | undefined {
   const reader = new Reader(body);
@@ -161,20 +173,19 @@ export function decodeControl(body: Uint8Array): ControlMessage | undefined {
 
 function readBody(kind: number, reader: Reader): ControlMessage | undefined {
   switch (kind) {
-    case KIND.probe:
-      return {
-        type: "probe",
-        transaction: reader.u32(),
-        round: reader.u32(),
-        answered: (reader.u8() & FLAG_ANSWERED) !== 0,
-      };
+    case KIND.probe: {
+      const [transaction, round, flags] = [reader.u32(), reader.u32(), reader.u8()];
+      const answered = (flags & FLAG_ANSWERED) !== 0;
+      return { type: "probe", transaction, round, answered, ...readEcho(flags, reader) };
+    }
     case KIND.probe_answer: {
-      const transaction = reader.u32();
-      const answered = (reader.u8() & FLAG_ANSWERED) !== 0;
+      const [transaction, flags] = [reader.u32(), reader.u8()];
+      const answered = (flags & FLAG_ANSWERED) !== 0;
       const packed = reader.bytes(PACKED_ADDRESS_BYTES);
+      const echo = readEcho(flags, reader);
       return reader.failed
         ? undefined
-        : { type: "probe_answer", transaction, answered, seenFrom: unpackAddress(packed) };
+        : { type: "probe_answer", transaction, answered, seenFrom: unpackAddress(packed), ...echo };
     }
     case KIND.echo:
     case KIND.echo_answer:

@@ -242,7 +242,10 @@ describe("round trips", () => {
     ),
   });
   const message: fc.Arbitrary<ControlMessage> = fc.oneof(
-    fc.record({ type: fc.constant("probe" as const), transaction: u32, round: u32, answered: fc.boolean() }),
+    fc.record(
+      { type: fc.constant("probe" as const), transaction: u32, round: u32, answered: fc.boolean(), echo: u32 },
+      { requiredKeys: ["type", "transaction", "round", "answered"] },
+    ),
     fc.record({
       type: fc.constant("probe_answer" as const),
       transaction: u32,

@@ -23,6 +23,11 @@ test.each([
   expect(failures, story.join("\n")).toEqual([]);
 });
 
+test("seed 325: five probes to an address that nobody vouches for were all lost, and no sixth could follow", () => {
+  const { story, failures } = runRandomWorld(325);
+  expect(failures, story.join("\n")).toEqual([]);
+});
+
 test("twenty worlds more, always the same", () => {
   for (let seed = 2000; seed < 2020; seed++) expect(runRandomWorld(seed)).toMatchObject({ seed, failures: [] });
 });

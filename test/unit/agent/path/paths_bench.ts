@@ -17,6 +17,7 @@ export interface Sent {
   readonly type: string;
   readonly transaction: number;
   readonly answered: boolean;
+  readonly echo: number | undefined;
   /** Size of the sealed frame, where it is padded. */
   readonly frameBytes: number | undefined;
   readonly hops: number | undefined;
@@ -130,8 +131,15 @@ export class Bench {
   }
 
   /** A probe of the peer comes in. */
-  probe(from: TransportAddress, answered = false): void {
-    this.paths.handleProbe({ type: "probe", transaction: 77, round: 1, answered }, LEG, from, this.now);
+  probe(from: TransportAddress, answered = false, echo?: number): void {
+    const message = {
+      type: "probe",
+      transaction: 77,
+      round: 1,
+      answered,
+      ...(echo === undefined ? {} : { echo }),
+    } as const;
+    this.paths.handleProbe(message, LEG, from, this.now);
     this.#drain();
   }
 
@@ -162,7 +170,7 @@ export class Bench {
       case "send": {
         const { message } = action;
         if (message.type !== "probe" && message.type !== "probe_answer") throw new Error("Paths send probes only");
-        const { type, transaction, answered } = message;
+        const { type, transaction, answered, echo } = message;
         const isOfSize = action.frameBytes !== undefined && action.frameBytes > BASE_BYTES;
         (isOfSize ? this.sizeProbes : this.sent).push({
           at: this.now,
@@ -170,6 +178,7 @@ export class Bench {
           type,
           transaction,
           answered,
+          echo,
           frameBytes: action.frameBytes,
           hops: action.hops,
         });

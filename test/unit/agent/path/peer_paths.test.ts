@@ -99,6 +99,27 @@ describe("a round", () => {
   });
 });
 
+describe("an address that only the peer's own packets name", () => {
+  /** The peer probes from there again and again, and none of our own probes is answered. */
+  const probed = (echoOf: (asked: number | undefined) => number | undefined): number => {
+    const bench = new Bench();
+    for (let i = 0; i < 40; i++) {
+      bench.probe(PUBLIC, true, echoOf(bench.answersTo(PUBLIC).at(-1)?.echo));
+      bench.pass(500);
+    }
+    return bench.probesTo(PUBLIC).length;
+  };
+
+  test("gets five probes and no more, whatever the peer says", () => {
+    expect(probed(() => undefined)).toBe(UNTRUSTED_PROBES);
+    expect(probed((asked) => (asked === undefined ? undefined : asked ^ 1))).toBe(UNTRUSTED_PROBES);
+  });
+
+  test("gets more once the peer has repeated what an answer has brought there", () => {
+    expect(probed((asked) => asked)).toBeGreaterThan(10);
+  });
+});
+
 describe("rounds that fail", () => {
   test("are followed by slow probing of what is trusted, for as long as the peer is in use", () => {
     const bench = new Bench();
