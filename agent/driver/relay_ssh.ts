@@ -11,7 +11,7 @@ import { Client, type ClientChannel } from "ssh2";
 import { formatTransportAddress } from "../../shared/address.ts";
 import { equalBytes } from "../../shared/bytes.ts";
 import { ChannelFrameReader, encodeChannelFrames } from "../../shared/relay/channel_frames.ts";
-import type { TakenFrame } from "../../shared/relay/fair_queue.ts";
+import { bySource } from "../../shared/relay/fair_queue.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import { type Instant, instant } from "../../shared/time.ts";
 import type { JumpDoor } from "./jump/jump_door.ts";
@@ -190,7 +190,7 @@ export class RelaySsh {
       const taken = this.#uplink.take(LENGTH_BYTES, now(), (peer) => this.#isReady(peer));
       if (taken.length === 0) break;
       let bytes = 0;
-      for (const [peer, frames] of byPeer(taken)) {
+      for (const [peer, frames] of bySource(taken)) {
         const channel = this.#channels.get(peer);
         const written = encodeChannelFrames(frames);
         if (channel?.stream?.write(written) === false) channel.isBlocked = true;
@@ -218,15 +218,5 @@ export class RelaySsh {
 const wrongHostKey = ({ host, port }: SshEndpoint): string =>
   `The SSH server at ${formatTransportAddress({ ip: host, port })} is not the coordinator's: its host key is another one. SSH is not used there; ` +
   `look for a proxy or a redirection of that port on the way, or for an address in --public-host that leads elsewhere`;
-
-function byPeer(taken: readonly TakenFrame[]): Map<PeerId, Uint8Array[]> {
-  const frames = new Map<PeerId, Uint8Array[]>();
-  for (const { from, frame } of taken) {
-    const list = frames.get(from);
-    if (list === undefined) frames.set(from, [frame]);
-    else list.push(frame);
-  }
-  return frames;
-}
 
 const now = (): Instant => instant(performance.now());

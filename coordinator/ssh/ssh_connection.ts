@@ -10,7 +10,7 @@ import type { Socket } from "node:net";
 import type { AuthContext, Connection, PublicKeyAuthContext, ServerChannel, Session } from "ssh2";
 import { isPeerId, type PeerId } from "../../shared/session/identity.ts";
 import { RELAY_BATCH_BYTES } from "../../shared/wire/relay.ts";
-import type { TakenFrame } from "../../shared/relay/fair_queue.ts";
+import { bySource } from "../../shared/relay/fair_queue.ts";
 import { MAX_BOUND_PEERS } from "../relay/relay_hub.ts";
 import type { LegHandle, RelayService } from "../relay/relay_service.ts";
 import { decideLogin } from "./authentication.ts";
@@ -297,14 +297,4 @@ export class SshConnection {
     const channel = this.#channels.get(source);
     return channel?.writable === true && channel.writableLength < MAX_CHANNEL_BYTES;
   }
-}
-
-function bySource(taken: readonly TakenFrame[]): Map<PeerId, Uint8Array[]> {
-  const frames = new Map<PeerId, Uint8Array[]>();
-  for (const { from, frame } of taken) {
-    const list = frames.get(from);
-    if (list === undefined) frames.set(from, [frame]);
-    else list.push(frame);
-  }
-  return frames;
 }

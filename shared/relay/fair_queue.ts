@@ -30,6 +30,17 @@ export interface TakenFrame {
   readonly frame: Uint8Array;
 }
 
+/** What has been taken, for each source by itself, in its order: what goes into one write each. */
+export function bySource(taken: readonly TakenFrame[]): Map<PeerId, Uint8Array[]> {
+  const frames = new Map<PeerId, Uint8Array[]>();
+  for (const { from, frame } of taken) {
+    const list = frames.get(from);
+    if (list === undefined) frames.set(from, [frame]);
+    else list.push(frame);
+  }
+  return frames;
+}
+
 interface SourceQueue {
   readonly source: PeerId;
   frames: Uint8Array[];

@@ -29,7 +29,7 @@ const DIRECT_MS = 16_000;
 const OTHERS_MS = 5500;
 /**
  * Of the runs that take an attempt, WAN input open included: there the first attempt of two sides that both guess seldom finds anything, and
- * the second has half of the packets. Measured: 110 of 112.
+ * the second has half of the packets.
  */
 const ATTEMPTS_SURE = 0.95;
 /** As between two home routers: what is meant to die on the way does. */

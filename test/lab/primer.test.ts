@@ -39,6 +39,17 @@ describe.each(DELAYS_MS)("WAN input open at both routers, %i ms", (roundTripMs) 
   });
 });
 
+/** In the full run 80 ms has its twenty runs above. */
+test.skipIf(IS_FULL)(
+  "at 80 ms, where the delay leaves room enough, the primer makes it direct",
+  { timeout: 30_000 },
+  async () => {
+    await sample("with", 80, ["portrestricted", "portrestricted"], 1);
+    const { direct, runs } = results.get("portrestricted x portrestricted, with, 80 ms") ?? NO_RUNS;
+    expect(direct / Math.max(1, runs)).toBeGreaterThanOrEqual(0.8);
+  },
+);
+
 test("port-restricted x symmetric with WAN input open: what spreads dies on the way, and its ports stay free", async () => {
   await sample("with", 20, ["portrestricted", "symmetric"], IS_FULL ? RUNS_PER_CASE : 1);
   const { direct, runs } = results.get("portrestricted x symmetric, with, 20 ms") ?? NO_RUNS;
