@@ -12,8 +12,7 @@ import type { PeerId } from "../../shared/session/identity.ts";
 import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
-import { decodeControl, type RungWish } from "../../shared/wire/control.ts";
-import { datagramKind } from "../../shared/wire/demux.ts";
+import type { RungWish } from "../../shared/wire/control.ts";
 import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
 import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { natLabel } from "../path/nat_behavior.ts";
@@ -22,13 +21,14 @@ import type { NodeAction, NodeOptions, PeerView } from "./contract.ts";
 import { Gathering, type InterfaceAddress } from "./gathering.ts";
 import { Handshakes } from "./handshakes.ts";
 import { HardPunching } from "./hard_punching.ts";
-import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, SIGNAL_LEG, slotOf } from "./legs.ts";
+import { DATA_LEG_IPV4, DATA_LEG_IPV6, packedSlot, RELAY_KINDS, RELAY_LEGS, slotOf } from "./legs.ts";
 import { Membership } from "./membership.ts";
 import { News } from "./news.ts";
 import { Outbox } from "./outbox.ts";
-import { IDLE_MS, isIdle, isInUse, type Peer, wishOf } from "./peer.ts";
+import { IDLE_MS, isIdle, isInUse, markUsed, type Peer, wishOf } from "./peer.ts";
 import { PeerBook } from "./peer_book.ts";
-import { OWN_ECHO, Traffic } from "./traffic.ts";
+import { PeerInbox } from "./peer_inbox.ts";
+import { Traffic } from "./traffic.ts";
 import { viewOf } from "./peer_view.ts";
 
 /** Peers opened at once on joining. */
@@ -51,6 +51,7 @@ export class Node {
   readonly #handshakes: Handshakes;
   readonly #hardPunching: HardPunching;
   readonly #membership: Membership;
+  readonly #inbox: PeerInbox;
   /** Peers to open once our own addresses are known. */
   #toOpen: { readonly ids: readonly PeerId[]; readonly at: Instant } | undefined;
   #isFirstList = false;
@@ -74,6 +75,16 @@ export class Node {
     this.#news = news;
     this.#hardPunching = new HardPunching(options, gathering, book, outbox);
     this.#handshakes = new Handshakes({ node: options, gathering, book, outbox, traffic, news, onEnded });
+    this.#inbox = new PeerInbox({
+      gathering,
+      book,
+      outbox,
+      traffic,
+      news,
+      handshakes: this.#handshakes,
+      hardPunching: this.#hardPunching,
+      letGo: (peer, reason, now) => this.#letGo(peer, reason, now),
+    });
     this.#membership = new Membership({
       node: options,
       book,
@@ -194,7 +205,7 @@ export class Node {
         const peer = this.#book.get(message.from);
         if (peer === undefined || peer.trust !== "pinned") break;
         peer.paths.setAttested(message.attested, now);
-        this.#handlePeerBody(peer, message.body, now);
+        this.#inbox.handleRelayedBySignalling(peer, message.body, now);
         break;
       }
       case "punch": {
@@ -230,10 +241,10 @@ export class Node {
   handleReport(report: PlaneReport, now: Instant): void {
     switch (report.type) {
       case "datagram":
-        this.#handleDatagram(report.leg, report.from, report.bytes, now);
+        this.#inbox.handleDatagram(report.leg, report.from, report.bytes, now);
         break;
       case "control":
-        this.#handleControl(report, now);
+        this.#inbox.handleControl(report, now);
         break;
       case "epoch_confirmed": {
         const peer = this.#book.bySlot(report.peer);
@@ -244,7 +255,7 @@ export class Node {
         this.#use(this.#book.bySlot(report.peer), now);
         break;
       case "activity":
-        this.#handleActivity(report, now);
+        this.#inbox.handleActivity(report, now);
         break;
       case "epoch_exhausted":
         this.#handshakes.initiate(this.#book.bySlot(report.peer), now);
@@ -452,8 +463,7 @@ export class Node {
 
   #use(peer: Peer | undefined, now: Instant): void {
     if (peer === undefined || peer.trust !== "pinned") return;
-    peer.usedAt = now;
-    peer.paths.setInUse(true, now);
+    markUsed(peer, now);
     if (!peer.session.isEstablished && !peer.session.isHandshaking) this.#handshakes.initiate(peer, now);
     this.#gathering.retryIfBlocked(now);
   }
@@ -488,122 +498,6 @@ export class Node {
       }
       this.#traffic.measureRelay(peer, inUse, now);
     }
-  }
-
-  #handlePeerBody(peer: Peer, body: Uint8Array, now: Instant): void {
-    switch (datagramKind(body)) {
-      case "handshake":
-        this.#handshakes.handleHandshake(body, peer, undefined, now);
-        break;
-      case "sealed":
-        this.#outbox.plane({ type: "receive_frames", leg: SIGNAL_LEG, from: packedSlot(peer.slot), frames: [body] });
-        break;
-      case "stun":
-      case "unknown":
-        break;
-    }
-  }
-
-  // Frames and datagrams
-
-  #handleDatagram(leg: Leg, from: Uint8Array, bytes: Uint8Array, now: Instant): void {
-    const kind = datagramKind(bytes);
-    if (kind === "stun") this.#gathering.handleStun(bytes, leg, now);
-    else if (kind === "handshake") {
-      // On a relay the coordinator vouches for the sender, and `from` is the sender's slot.
-      const sender = leg >= FIRST_RELAY_LEG ? this.#book.bySlot(slotOf(from)) : undefined;
-      if (leg < FIRST_RELAY_LEG || sender !== undefined)
-        this.#handshakes.handleHandshake(bytes, sender, { leg, to: from }, now);
-    }
-  }
-
-  #handleControl(report: PlaneReport & { readonly type: "control" }, now: Instant): void {
-    const peer = this.#book.bySlot(report.peer);
-    const message = decodeControl(report.body);
-    if (peer === undefined || message === undefined || peer.trust !== "pinned") return;
-    const isUdp = report.leg < FIRST_RELAY_LEG;
-    const from = isUdp ? unpackAddress(report.from) : undefined;
-    if (!isUdp && report.leg !== SIGNAL_LEG) peer.relayWatch.onHeard(report.at);
-    if (from !== undefined) peer.paths.handleReceived(report.leg, from, message.type === "probe", report.at);
-    switch (message.type) {
-      case "probe":
-        if (from !== undefined) peer.paths.handleProbe(message, report.leg, from, report.at);
-        break;
-      case "probe_answer":
-        if (from !== undefined) peer.paths.handleProbeAnswer(message, report.leg, from, report.at);
-        break;
-      case "echo":
-        // A ping is use; the measuring of a relayed path would keep it in use at both ends for ever.
-        if (message.sequence !== OWN_ECHO) {
-          peer.usedAt = now;
-          peer.paths.setInUse(true, now);
-        }
-        this.#outbox.sendControl(peer, { leg: report.leg, to: report.from }, { ...message, type: "echo_answer" });
-        break;
-      case "echo_answer": {
-        const roundTripMs = report.at - message.time / 1000;
-        if (message.sequence === OWN_ECHO) {
-          peer.relayRttMs = roundTripMs;
-          break;
-        }
-        const path = isUdp ? "direct" : (peer.route?.kind ?? "websocket");
-        this.#outbox.event({ type: "echo_answer", id: peer.id, sequence: message.sequence, roundTripMs, path });
-        break;
-      }
-      case "candidates":
-        this.#handshakes.applyList(peer, message.list, now);
-        this.#news.confirm(peer, { leg: report.leg, to: report.from });
-        break;
-      case "wish":
-        if (peer.remoteWish !== message.rung) {
-          peer.remoteWish = message.rung;
-          this.#traffic.applyWish(peer, "chosen by the peer's operator", now);
-        }
-        this.#news.confirm(peer, { leg: report.leg, to: report.from });
-        break;
-      case "received":
-        peer.paths.handleDeliveryReport(message, report.at);
-        break;
-      case "known":
-        this.#news.handleKnown(peer, message);
-        break;
-      case "punch_offer":
-        this.#hardPunching.handleOffer(peer, message, now);
-        break;
-      case "punch_end":
-        this.#hardPunching.handleEnd(peer, message, now);
-        break;
-      case "close":
-        this.#letGo(
-          peer,
-          message.reason === "stopping" ? "the peer has stopped" : `the peer closed: ${message.reason}`,
-          now,
-        );
-        break;
-      default:
-        assertNever(message);
-    }
-  }
-
-  #handleActivity(report: PlaneReport & { readonly type: "activity" }, now: Instant): void {
-    const peer = this.#book.bySlot(report.peer);
-    if (peer === undefined) return;
-    peer.usedAt = now;
-    peer.paths.setInUse(true, now);
-    const hasReceived = report.received.small + report.received.large > 0;
-    const from = hasReceived && report.leg < FIRST_RELAY_LEG ? unpackAddress(report.from) : undefined;
-    if (hasReceived) {
-      const pair = from === undefined ? undefined : peer.paths.provenPair(report.leg, from);
-      this.#traffic.reportReceived(peer, report.received, pair);
-    }
-    if (from !== undefined) peer.paths.handleReceived(report.leg, from, false, report.at);
-    if (peer.route === undefined) return;
-    if (peer.route.kind === "direct") {
-      peer.paths.handleTraffic(report.sent, report.received, report.at);
-      return;
-    }
-    peer.relayWatch.onMoved(report.at);
-    if (hasReceived) peer.relayWatch.onHeard(report.at);
   }
 
   // After every input

@@ -81,6 +81,12 @@ export function isInUse(peer: Peer, now: Instant): boolean {
   return peer.usedAt !== undefined && now - peer.usedAt < IN_USE_MS;
 }
 
+/** Something moved to or from this peer, or somebody asks for it. */
+export function markUsed(peer: Peer, now: Instant): void {
+  peer.usedAt = now;
+  peer.paths.setInUse(true, now);
+}
+
 export const wishOf = (peer: Peer): RungWish => (peer.wish === "auto" ? peer.remoteWish : peer.wish);
 
 /** Which operator: said only of the peer's. */
