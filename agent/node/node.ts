@@ -6,14 +6,14 @@
  * control frames travel through signalling until a direct path exists, and along the path from then on, so that a live direct path
  * does not need the coordinator.
  */
-import { ipBytes, type TransportAddress, unpackAddress } from "../../shared/address.ts";
+import { ipBytes, type TransportAddress } from "../../shared/address.ts";
 import { assertNever } from "../../shared/assert.ts";
 import type { PeerId } from "../../shared/session/identity.ts";
 import type { CoordinatorMessage, PeerEntry, RelayLeg } from "../../shared/signal/messages.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
-import { FIRST_RELAY_LEG, type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
+import { type Leg, type PeerSlot, type PlaneReport, pathRef } from "../data/plane.ts";
 import { NO_ATTEMPTS } from "../path/explain_no_direct.ts";
 import { natLabel } from "../path/nat_behavior.ts";
 import { MAX_PUNCH } from "../path/punch_plan.ts";

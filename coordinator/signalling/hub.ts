@@ -14,89 +14,31 @@ import { type PeerId, verifyIdentityChain } from "../../shared/session/identity.
 import { X25519Key } from "../../shared/session/primitives.ts";
 import { CoordinatorChannel } from "../../shared/signal/channel.ts";
 import {
-  type AgentMessage,
   type CoordinatorMessage,
   decodeAgentMessage,
   encodeMessage,
   MAX_UNAUTHENTICATED_BYTES,
   REFUSALS,
-  type RelayLeg,
   type Refusal,
 } from "../../shared/signal/messages.ts";
-import { after, earliest, type Instant, instant } from "../../shared/time.ts";
+import { after, earliest, type Instant } from "../../shared/time.ts";
 import { TokenBucket } from "../limits.ts";
 import type { LogEvent } from "../log.ts";
 import { admit, type Applicant } from "../registry/admission.ts";
-import type { CoordinatorIdentity } from "../registry/coordinator_identity.ts";
-import type { PeerRecord, Store } from "../store/store.ts";
+import type { PeerRecord } from "../store/store.ts";
 import type { StunObservation } from "../stun/stun_server.ts";
-import { advertised, type Reachable } from "./advertised.ts";
-import { AgentClock } from "./clock.ts";
-import { Observations } from "./observations.ts";
+import { advertised } from "./advertised.ts";
+import type { ConnectionId, HubAction, HubInput, HubOptions } from "./hub_contract.ts";
+import { OnlineAgent } from "./online_agent.ts";
 import { PeerList } from "./peer_list.ts";
 import { Punches } from "./punches.ts";
 import { RelayTokens } from "./relay_tokens.ts";
-
-/** Chosen by the driver, never used again. */
-export type ConnectionId = number;
-
-export type HubInput =
-  /** `source` is the client's limit group (limits.ts), `host` the Host header of its request. */
-  | {
-      readonly type: "opened";
-      readonly connection: ConnectionId;
-      readonly source: string;
-      readonly host?: string | undefined;
-    }
-  | { readonly type: "message"; readonly connection: ConnectionId; readonly bytes: Uint8Array }
-  | { readonly type: "closed"; readonly connection: ConnectionId }
-  | { readonly type: "observed"; readonly observation: StunObservation }
-  /** Another process has written to the store. */
-  | { readonly type: "store_changed" }
-  /** The relay tells an agent what relay leg a peer has. */
-  | {
-      readonly type: "peer_leg";
-      readonly to: PeerId;
-      readonly peer: PeerId;
-      readonly leg: RelayLeg | null;
-    }
-  | { readonly type: "timeout" };
-
-export type HubAction =
-  | { readonly type: "send"; readonly connection: ConnectionId; readonly bytes: Uint8Array }
-  | { readonly type: "close"; readonly connection: ConnectionId; readonly code: number; readonly reason: string }
-  /** The client has proven who it is: larger messages may come from it. */
-  | { readonly type: "authenticated"; readonly connection: ConnectionId }
-  | { readonly type: "add_token"; readonly id: string; readonly secret: Uint8Array }
-  | { readonly type: "remove_token"; readonly id: string }
-  /** An agent is there, perhaps again: what the relay told it before is lost. */
-  | { readonly type: "joined"; readonly peer: PeerId }
-  /** The agent has no such relay leg any more. */
-  | { readonly type: "leg_lost"; readonly peer: PeerId; readonly leg: RelayLeg }
-  /** Who may talk to whom has changed: for this peer, or for anybody. */
-  | { readonly type: "rules_changed"; readonly peer?: PeerId }
-  | { readonly type: "event"; readonly event: LogEvent }
-  | { readonly type: "failed"; readonly message: string };
-
-export interface HubOptions {
-  readonly identity: CoordinatorIdentity;
-  readonly store: Store;
-  readonly reachable: Reachable;
-  readonly random: (length: number) => Uint8Array;
-  readonly unixMs: (now: Instant) => number;
-}
 
 /** PRODUCT.md, "Before authentication". */
 const HANDSHAKE_TIMEOUT_MS = 5000;
 const MAX_UNAPPROVED_PER_SOURCE = 16;
 const MAX_UNAPPROVED = 256;
 
-/** First requests come close together, since a punch may be asked for at once and needs a good sample. */
-const CLOCK_REQUEST_DELAYS_MS = [50, 150, 400];
-const CLOCK_INTERVAL_MS = 10_000;
-/** Later ones leave on this grid: every wake-up looks at all connections, and a thousand of them shall not cause a hundred a second. */
-const CLOCK_GRID_MS = 250;
-const MAX_CLOCK_REQUESTS = 8;
 /** Two lost clock replies: nobody is there. */
 const SILENCE_TIMEOUT_MS = 25_000;
 
@@ -105,12 +47,6 @@ const HANDSHAKE_RATE = { perSecond: 200, burst: 400 };
 /** Lines in the log that strangers can cause. */
 const STRANGER_LOG_RATE = { perSecond: 2, burst: 20 };
 
-const MESSAGE_RATE = { perSecond: 200, burst: 400 };
-/** Each block list is written to the disk. */
-const BLOCK_RATE = { perSecond: 1, burst: 5 };
-const TOKEN_RATE = { perSecond: 2, burst: 20 };
-const PUNCH_RATE = { perSecond: 20, burst: 40 };
-
 const OBSERVED_DELAY_MS = 20;
 
 const CLOSE_NORMAL = 1000;
@@ -118,29 +54,11 @@ const CLOSE_POLICY = 1008;
 const CLOSE_INTERNAL = 1011;
 const CLOSE_TRY_AGAIN = 1013;
 
-/** An agent that is in the mesh and connected. */
-interface Agent {
-  readonly id: PeerId;
-  readonly instance: number;
-  readonly tokenId: string;
-  readonly clock: AgentClock;
-  readonly clockRequests: Map<number, Instant>;
-  readonly observations: Observations;
-  readonly messages: TokenBucket;
-  readonly blockChanges: TokenBucket;
-  readonly punches: TokenBucket;
-  readonly relayTokens: TokenBucket;
-  clockRequestCount: number;
-  nextClockRequestAt: Instant;
-  observedDueAt: Instant | undefined;
-  heardAt: Instant;
-}
-
 type Stage =
   | { readonly name: "handshaking"; readonly deadline: Instant }
   /** Proven, and waiting for an operator. */
   | { readonly name: "pending"; readonly applicant: Applicant }
-  | { readonly name: "joined"; readonly agent: Agent };
+  | { readonly name: "joined"; readonly agent: OnlineAgent };
 
 interface Connection {
   readonly id: ConnectionId;
@@ -338,23 +256,7 @@ export class Hub {
     const isSameProcess = old?.instance === instance;
     const tokenId = toBase32(this.#options.random(10));
     const secret = this.#options.random(32);
-    const agent: Agent = {
-      id: peer.id,
-      instance,
-      tokenId,
-      clock: new AgentClock(),
-      clockRequests: new Map(),
-      // Its sockets are the same ones, so what was seen of them still holds.
-      observations: isSameProcess && old !== undefined ? old.observations : new Observations(),
-      messages: new TokenBucket(MESSAGE_RATE, now),
-      blockChanges: new TokenBucket(BLOCK_RATE, now),
-      punches: new TokenBucket(PUNCH_RATE, now),
-      relayTokens: new TokenBucket(TOKEN_RATE, now),
-      clockRequestCount: 0,
-      nextClockRequestAt: now,
-      observedDueAt: undefined,
-      heardAt: now,
-    };
+    const agent = new OnlineAgent(peer.id, instance, tokenId, isSameProcess ? old : undefined, now);
     connection.stage = { name: "joined", agent };
     this.#online.set(peer.id, connection);
     if (before !== undefined) {
@@ -386,7 +288,7 @@ export class Hub {
     this.#actions.push({ type: "event", event: { event: "agent_joined", id: peer.id, name: peer.name, isNew } });
   }
 
-  #receiveFrom(connection: Connection, agent: Agent, plaintext: Uint8Array, now: Instant): void {
+  #receiveFrom(connection: Connection, agent: OnlineAgent, plaintext: Uint8Array, now: Instant): void {
     agent.heardAt = now;
     const message = agent.messages.take(now) ? decodeAgentMessage(plaintext) : undefined;
     if (message === undefined) {
@@ -395,7 +297,8 @@ export class Hub {
     }
     switch (message.type) {
       case "clock_reply":
-        return this.#clockReply(agent, message, now);
+        if (agent.handleClockReply(message, now)) this.#punches.onClockSample(agent.id, now);
+        return;
       case "to_peer": {
         const to = this.#reach(agent.id, message.to);
         if (to === undefined) {
@@ -446,21 +349,8 @@ export class Hub {
     }
   }
 
-  #clockReply(agent: Agent, message: Extract<AgentMessage, { type: "clock_reply" }>, now: Instant): void {
-    const requestSentAt = agent.clockRequests.get(message.id);
-    if (requestSentAt === undefined) return;
-    agent.clockRequests.delete(message.id);
-    agent.clock.add({
-      requestSentAt,
-      replyReceivedAt: now,
-      agentReceivedAt: message.receivedAt,
-      agentSentAt: message.sentAt,
-    });
-    this.#punches.onClockSample(agent.id, now);
-  }
-
   /** The two agents of a punch, if each may reach the other. */
-  #sides(a: PeerId, b: PeerId): readonly [Agent, Agent] | undefined {
+  #sides(a: PeerId, b: PeerId): readonly [OnlineAgent, OnlineAgent] | undefined {
     const one = this.#reach(b, a)?.stage;
     const other = this.#reach(a, b)?.stage;
     return one?.name === "joined" && other?.name === "joined" ? [one.agent, other.agent] : undefined;
@@ -546,14 +436,8 @@ export class Hub {
     return earliest(agent.nextClockRequestAt, agent.observedDueAt);
   }
 
-  #requestClock(connection: Connection, agent: Agent, now: Instant): void {
-    const id = agent.clockRequestCount++;
-    agent.clockRequests.set(id, now);
-    const [oldest] = agent.clockRequests.keys();
-    if (agent.clockRequests.size > MAX_CLOCK_REQUESTS && oldest !== undefined) agent.clockRequests.delete(oldest);
-    const delayMs = CLOCK_REQUEST_DELAYS_MS[id];
-    agent.nextClockRequestAt =
-      delayMs === undefined ? onGrid(after(now, CLOCK_INTERVAL_MS), CLOCK_GRID_MS) : after(now, delayMs);
+  #requestClock(connection: Connection, agent: OnlineAgent, now: Instant): void {
+    const id = agent.requestClock(now);
     this.#wake(agent.nextClockRequestAt);
     const { isKnown, rttMs } = agent.clock;
     this.#send(connection, { type: "clock_request", id, ...(isKnown ? { roundTripMs: rttMs } : {}) });
@@ -638,8 +522,6 @@ export class Hub {
     this.#wakeAt = earliest(this.#wakeAt, at);
   }
 }
-
-const onGrid = (at: Instant, gridMs: number): Instant => instant(Math.ceil(at / gridMs) * gridMs);
 
 /** `advice` is a whole sentence already when it comes from registry/. */
 function refusal(reason: Refusal, advice: string): Extract<CoordinatorMessage, { type: "refused" }> {

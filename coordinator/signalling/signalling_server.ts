@@ -17,7 +17,8 @@ import type { CoordinatorIdentity } from "../registry/coordinator_identity.ts";
 import type { Store } from "../store/store.ts";
 import type { StunObservation } from "../stun/stun_server.ts";
 import type { Reachable } from "./advertised.ts";
-import { type ConnectionId, Hub, type HubAction, type HubInput } from "./hub.ts";
+import { Hub } from "./hub.ts";
+import type { ConnectionId, HubAction, HubInput } from "./hub_contract.ts";
 
 export const SIGNALLING_PATH = "/v1/signal";
 

@@ -2,7 +2,8 @@
 import type { LogEvent } from "../../../../coordinator/log.ts";
 import { loadIdentity } from "../../../../coordinator/registry/coordinator_identity.ts";
 import { JOIN_KEY_RANDOM_BYTES, newJoinKey } from "../../../../coordinator/registry/join_key.ts";
-import { type ConnectionId, Hub, type HubAction, type HubInput } from "../../../../coordinator/signalling/hub.ts";
+import { Hub } from "../../../../coordinator/signalling/hub.ts";
+import type { ConnectionId, HubAction, HubInput } from "../../../../coordinator/signalling/hub_contract.ts";
 import { MemoryStore } from "../../../../coordinator/store/memory_store.ts";
 import { peerIdOf, signSessionKey } from "../../../../shared/session/identity.ts";
 import { Ed25519Key, X25519Key } from "../../../../shared/session/primitives.ts";
