@@ -6,9 +6,8 @@
 import { randomBytes, randomInt } from "node:crypto";
 import { assertNever } from "../../shared/assert.ts";
 import { formatTransportAddress } from "../../shared/address.ts";
-import { groupFingerprint, type PeerId } from "../../shared/session/identity.ts";
-import { FEATURES } from "../../shared/session/peer_session.ts";
-import { type CoordinatorMessage, type Hello, PROTOCOL_VERSION, type RelayLeg } from "../../shared/signal/messages.ts";
+import type { PeerId } from "../../shared/session/identity.ts";
+import type { CoordinatorMessage, RelayLeg } from "../../shared/signal/messages.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { RungWish } from "../../shared/wire/control.ts";
 import type { AgentConfig } from "../cli/config.ts";
@@ -20,6 +19,7 @@ import type { Mapping } from "../portmap/port_mapping.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import { proxyFor, type WebSocketOptions } from "./bun_websocket.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
+import { Enrolment } from "./enrolment.ts";
 import { engineClock, type Report } from "./engine.ts";
 import { logNodeEvent } from "./event_log.ts";
 import { sourceAddressFor } from "./linux/interfaces.ts";
@@ -33,14 +33,12 @@ import type { Streams } from "./streams/streams.ts";
 import type { EchoResult, SelfView } from "./self_view.ts";
 import { killsOthers, SignalClient } from "./signal_client.ts";
 import { isLoopbackUrl, usableAddresses } from "./usable_addresses.ts";
+import { WorkerRequests } from "./worker_requests.ts";
 
 /** Without netlink, addresses are looked up this often; with it, this is only the flush of what may be written late. */
 const HOUSEKEEPING_MS = 5000;
 /** A burst of netlink messages is one change; what comes later is the next one. */
 const NETWORK_SETTLE_MS = 25;
-const OPEN_TIMEOUT_MS = 5000;
-/** `status` is for people, who should not wait for a figure. */
-const COUNTERS_TIMEOUT_MS = 200;
 /** A connection to the coordinator that may be dead has this long, and two round trips, to show that it is not. */
 const CHALLENGE_MS = 300;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
@@ -54,6 +52,8 @@ export class MeshAgent {
   /** Set once the streams are there (streams/streams.ts). */
   streams: Streams | undefined;
   readonly #worker: DataWorkerHost;
+  readonly #requests: WorkerRequests;
+  readonly #enrolment: Enrolment;
   readonly #signal: SignalClient;
   readonly #relays: Relays;
   readonly #withLoopback: boolean;
@@ -68,7 +68,6 @@ export class MeshAgent {
   readonly #localPorts = new Map<number, number>();
   readonly #echoes = new Map<number, (result: EchoResult) => void>();
   readonly #ended = Promise.withResolvers<UserError | undefined>();
-  readonly #reportWaiters = new Set<(report: Report) => void>();
   #self: SelfView = {
     name: undefined,
     meshIPv4: undefined,
@@ -86,12 +85,13 @@ export class MeshAgent {
   #isStopping = false;
   #hasJoined = false;
   #isReady = false;
-  #firstFingerprint: string | undefined;
   #lastProblem: string | undefined;
 
   private constructor(config: AgentConfig, worker: DataWorkerHost) {
     this.config = config;
     this.#worker = worker;
+    this.#requests = new WorkerRequests(worker);
+    this.#enrolment = new Enrolment(config);
     this.#now = engineClock(worker.engine);
     this.#withLoopback = isLoopbackUrl(config.coordinatorUrl);
     const { identity, handshakeClock, trust } = config.state;
@@ -139,17 +139,16 @@ export class MeshAgent {
       onState: (kind, isUp) => this.#step((now) => this.node.handleRelayState(kind, isUp, now)),
       onFrames: (kind, peer, frames) => this.#onRelayFrames(kind, peer, frames),
     });
-    const instance = randomInt(1, 2 ** 47);
     this.#signal = new SignalClient({
       urls: () => [...new Set([config.coordinatorUrl, ...(config.state.file.value.coordinator?.listeners ?? [])])],
       webSocket,
       sessionKey: identity.sessionKey,
-      hello: () => this.#hello(instance),
-      accept: (fingerprint) => this.#acceptCoordinator(fingerprint),
+      hello: () => this.#enrolment.hello(),
+      accept: (fingerprint) => this.#enrolment.accept(fingerprint),
       now: this.#now,
       onMessage: (message) => this.#onSignal(message),
       onState: (connected, problem) => this.#onSignalState(connected, problem),
-      onWrongFingerprint: (fingerprint) => this.#onWrongFingerprint(fingerprint),
+      onWrongFingerprint: (fingerprint) => this.#end(this.#enrolment.wrongCoordinator(fingerprint)),
     });
     worker.onReport = (report) => this.#onReport(report);
   }
@@ -217,10 +216,8 @@ export class MeshAgent {
   }
 
   /** Asks the data path for fresh counters, and waits for them; those of a data path that is held up stay as they were. */
-  async refreshCounters(): Promise<void> {
-    const counted = this.#nextReport(({ type }) => type === "counters", COUNTERS_TIMEOUT_MS);
-    this.#worker.send({ type: "read_counters" });
-    await counted;
+  refreshCounters(): Promise<void> {
+    return this.#requests.refreshCounters();
   }
 
   /** One echo; undefined when no answer came in time. */
@@ -269,20 +266,7 @@ export class MeshAgent {
   // Opening
 
   async #openSockets(): Promise<void> {
-    const { udpPort } = this.config;
-    const ipv4 = await this.#openUdp(DATA_LEG_IPV4, 4, udpPort ?? 0);
-    if (typeof ipv4 === "string" && udpPort !== undefined && udpPort !== 0) {
-      // The worker's own words begin with what failed, address and all.
-      const why = ipv4.slice(ipv4.indexOf(": ") + 2);
-      throw new UserError(EXIT.failed, `Cannot bind UDP port ${udpPort}: ${why}; choose another with --udp-port`);
-    }
-    const wish = typeof ipv4 === "number" ? ipv4 : (udpPort ?? 0);
-    // The same number for both families is easier to forward, but not worth failing for.
-    let ipv6 = await this.#openUdp(DATA_LEG_IPV6, 6, wish);
-    if (typeof ipv6 === "string") ipv6 = await this.#openUdp(DATA_LEG_IPV6, 6, 0);
-    if (typeof ipv4 === "string" && typeof ipv6 === "string") {
-      throw new UserError(EXIT.failed, `Cannot open a UDP socket: ${ipv4}`);
-    }
+    await this.#requests.openSockets(this.config.udpPort);
     this.#worker.send({ type: "watch_network" });
     this.#step((now) => {
       if (this.config.tun === "off") this.node.handleRootless(true, now);
@@ -292,42 +276,11 @@ export class MeshAgent {
     void this.portMapper?.refresh(this.#localPorts.get(DATA_LEG_IPV4));
   }
 
-  /** The local port, or what went wrong. */
-  async #openUdp(leg: number, family: 4 | 6, port: number): Promise<number | string> {
-    this.#worker.send({ type: "open_udp", leg, family, port });
-    const report = await this.#nextReport(
-      (candidate) => (candidate.type === "udp_opened" || candidate.type === "udp_failed") && candidate.leg === leg,
-    );
-    if (report?.type === "udp_opened") return report.localPort;
-    return report?.type === "udp_failed" ? report.message : "no answer from the data worker";
-  }
-
-  async #nextReport(accepts: (report: Report) => boolean, timeoutMs = OPEN_TIMEOUT_MS): Promise<Report | undefined> {
-    const { promise, resolve } = Promise.withResolvers<Report | undefined>();
-    const waiter = (report: Report): void => {
-      if (accepts(report)) resolve(report);
-    };
-    this.#reportWaiters.add(waiter);
-    const timer = setTimeout(() => resolve(undefined), timeoutMs);
-    const report = await promise;
-    clearTimeout(timer);
-    this.#reportWaiters.delete(waiter);
-    return report;
-  }
-
   async #openTun(): Promise<void> {
     const { tun, tunName, log } = this.config;
     if (tun === "off" || this.#self.tun !== undefined) return;
-    this.#worker.send({ type: "open_tun", name: tunName });
-    const report = await this.#nextReport(
-      (candidate) => candidate.type === "tun_opened" || candidate.type === "tun_failed",
-    );
-    const problem =
-      report?.type === "tun_opened"
-        ? this.#configureTun(report.name)
-        : report?.type === "tun_failed"
-          ? report.message
-          : "no answer from the data worker";
+    const opened = await this.#requests.openTun(tunName);
+    const problem = "name" in opened ? this.#configureTun(opened.name) : opened.problem;
     if (problem === undefined) return;
     if (tun === "on") throw new UserError(EXIT.failed, problem);
     this.#step((now) => this.node.handleRootless(true, now));
@@ -350,43 +303,6 @@ export class MeshAgent {
   }
 
   // Signalling
-
-  #hello(instance: number): Hello {
-    const { state, name, joinKey, version } = this.config;
-    const { identity } = state;
-    return {
-      version: PROTOCOL_VERSION,
-      features: FEATURES,
-      identity: identity.identityKey.publicKey,
-      signature: identity.sessionKeySignature,
-      name: name.text,
-      nameIsExplicit: name.explicit,
-      ...(joinKey === undefined ? {} : { key: joinKey.text }),
-      software: `tunnelmesh-agent ${version}`,
-      instance,
-    };
-  }
-
-  /** The pinned coordinator, or at the very first contact without a key whichever it is: shown to the user, and pinned on joining. */
-  #acceptCoordinator(fingerprint: string): boolean {
-    const expected = this.config.state.file.value.coordinator?.fingerprint ?? this.config.coordinatorFingerprint;
-    if (expected !== undefined) return expected === fingerprint;
-    if (this.#firstFingerprint === undefined) {
-      this.config.log.info(`First contact: the coordinator's fingerprint is ${groupFingerprint(fingerprint)}`);
-    }
-    this.#firstFingerprint ??= fingerprint;
-    return this.#firstFingerprint === fingerprint;
-  }
-
-  #onWrongFingerprint(fingerprint: string): void {
-    const expected = this.config.state.file.value.coordinator?.fingerprint ?? this.config.coordinatorFingerprint ?? "";
-    this.#end(
-      new UserError(
-        EXIT.keyRefused,
-        `${this.config.coordinatorUrl} is not the coordinator that this machine knows: its fingerprint is ${groupFingerprint(fingerprint)}, expected ${groupFingerprint(expected)}; check the URL, or join it with a key of its own and another --state-dir`,
-      ),
-    );
-  }
 
   #onSignalState(connected: boolean, problem: string | undefined): void {
     if (!connected) {
@@ -436,7 +352,7 @@ export class MeshAgent {
           connected: true,
           message: undefined,
         };
-        this.#saveJoined(message.listeners);
+        this.#enrolment.saveJoined(this.#self, message.listeners);
         this.#step((now) => {
           this.node.handleSignalState(true, now);
           this.node.handleSignal(message, now);
@@ -493,36 +409,10 @@ export class MeshAgent {
     return this.#isReady;
   }
 
-  #saveJoined(listeners: readonly string[]): void {
-    const { state, coordinatorUrl, coordinatorFingerprint } = this.config;
-    const fingerprint = state.file.value.coordinator?.fingerprint ?? coordinatorFingerprint ?? this.#firstFingerprint;
-    try {
-      state.file.update({
-        joined: true,
-        name: this.#self.name ?? null,
-        meshIPv4: this.#self.meshIPv4 ?? null,
-        meshIPv6: this.#self.meshIPv6 ?? null,
-        coordinator: { url: coordinatorUrl, fingerprint: fingerprint ?? null, listeners: [...listeners] },
-      });
-    } catch (error) {
-      // The mesh works without; the next start will need it, so the user should know now.
-      this.config.log.warn(error instanceof Error ? error.message : String(error));
-    }
-  }
-
-  /** A disk that is full costs the memory of new peers after a restart, not the peers. */
-  #savePins(): void {
-    try {
-      this.config.state.trust.save();
-    } catch (error) {
-      this.config.log.warn(error instanceof Error ? error.message : String(error));
-    }
-  }
-
   // The node
 
   #onReport(report: Report): void {
-    for (const waiter of this.#reportWaiters) waiter(report);
+    this.#requests.handle(report);
     switch (report.type) {
       case "udp_opened":
         this.#localPorts.set(report.leg, report.localPort);
@@ -597,7 +487,7 @@ export class MeshAgent {
     input(this.#now());
     for (let action = this.node.poll(); action !== undefined; action = this.node.poll()) this.#perform(action);
     // One write and one look at the routes for all peers of a list.
-    this.#savePins();
+    this.#enrolment.savePins();
     if (this.#unrouted.length > 0) this.#routes?.add(this.#unrouted.splice(0));
     this.#arm();
     this.#notify();
