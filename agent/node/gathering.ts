@@ -6,24 +6,11 @@
  *
  * Pure: asks for STUN requests to be sent, is told of responses and time.
  */
-import {
-  isIPv6,
-  isPrivate,
-  isProbeable,
-  packAddress,
-  sameTransportAddress,
-  type TransportAddress,
-} from "../../shared/address.ts";
+import { isIPv6, isProbeable, packAddress, sameTransportAddress, type TransportAddress } from "../../shared/address.ts";
 import { equalBytes } from "../../shared/bytes.ts";
 import { hmacSha256 } from "../../shared/session/primitives.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
-import {
-  type CandidateList,
-  MAX_CANDIDATES,
-  type NatReport,
-  UNKNOWN_NAT,
-  type WireCandidate,
-} from "../../shared/wire/candidates.ts";
+import type { CandidateList, NatReport } from "../../shared/wire/candidates.ts";
 import { decodeStun, encodeStun, STUN_BINDING, verifyStunIntegrity } from "../../shared/wire/stun.ts";
 import type { Leg } from "../data/plane.ts";
 import type { ReturnAddress } from "../path/mapping_lifetime.ts";
@@ -34,7 +21,8 @@ import {
   type DiscoveryResult,
   NatDiscovery,
 } from "../path/nat_discovery.ts";
-import { contradicts, type KnownAddresses, SeenReports } from "./seen_reports.ts";
+import { candidatesOf, type Discovered, knownAddresses, type Learned, natReportOf } from "./own_candidates.ts";
+import { contradicts, SeenReports } from "./seen_reports.ts";
 import { SideTests } from "./side_tests.ts";
 
 /** Keeps the data socket's mapping to the coordinator open, and notices when the address changes: under the 30 s of Linux NATs, while it is
@@ -72,7 +60,7 @@ export type GatheringAction =
   /** Discovery of IPv4 has ended with another result than before. */
   | { readonly type: "nat_detected"; readonly result: DiscoveryResult };
 
-interface Family {
+interface Family extends Discovered {
   readonly version: 4 | 6;
   leg: Leg | undefined;
   port: number;
@@ -80,7 +68,6 @@ interface Family {
   discovery: NatDiscovery | undefined;
   legs: Map<string, Leg>;
   result: DiscoveryResult | undefined;
-  /** When discovery last ended, and when STUN last saw us where it had seen us then. */
   endedAt: Instant | undefined;
   confirmedAt: Instant | undefined;
   refreshAt: Instant | undefined;
@@ -202,7 +189,8 @@ export class Gathering {
     const family = this.#family(4);
     const { confirmedAt = now, refresh, discovery } = family;
     // Has the router moved us, or does it show each another port? STUN says which, asked anew.
-    const isNews = contradicts(address, this.#known()) && now >= after(confirmedAt, CONTRADICTION_CHECK_MS);
+    const isNews =
+      contradicts(address, knownAddresses(this.#learned())) && now >= after(confirmedAt, CONTRADICTION_CHECK_MS);
     if (isNews && refresh === undefined && discovery === undefined) this.#refresh(family, now);
     this.#noteChange();
   }
@@ -284,45 +272,20 @@ export class Gathering {
 
   /** @param withHosts false while the peer has not yet authenticated: host candidates tell about our LAN */
   candidates(withHosts: boolean): CandidateList {
-    const reflexive = this.#reflexive().map((address): WireCandidate => ({ kind: "server-reflexive", address }));
-    const reported = withHosts ? this.#reported() : [];
-    const mapped = this.#mapped(withHosts).map((address): WireCandidate => ({ kind: "port-mapped", address }));
-    const hosts = withHosts ? this.#hosts().map((address): WireCandidate => ({ kind: "host", address })) : [];
-    const forwarded = withHosts ? this.#forwarded() : [];
-    const seen = [...reported, ...forwarded].map((address): WireCandidate => ({ kind: "server-reflexive", address }));
-    const candidates = [...reflexive, ...mapped, ...seen, ...hosts].slice(0, MAX_CANDIDATES);
+    const learned = this.#learned();
     // A list with hosts replaces one without, although nothing else has changed.
     const generation = this.#generation * 2 + (withHosts ? 1 : 0);
     return {
       generation,
-      nat: this.natReport(),
-      candidates,
+      nat: natReportOf(learned),
+      candidates: candidatesOf(learned, withHosts),
       ...(this.#isRootless ? { isRootless: true } : {}),
       ...(this.#isGuessingOff ? { isGuessingOff: true } : {}),
     };
   }
 
   natReport(): NatReport {
-    const ipv4 = this.#family(4).result;
-    const ipv6 = this.#family(6).result;
-    const hasIPv6 = (ipv6?.publicAddresses.length ?? 0) > 0;
-    const udpBlocked = ipv4?.udpBlocked === true && !hasIPv6;
-    // What happens between us and a coordinator in our own LAN says nothing of the router.
-    if (this.#isCoordinatorInside) return { ...UNKNOWN_NAT, udpBlocked };
-    if (this.#isContradicted) {
-      const mapping = "address-and-port-dependent";
-      return { mapping, filtering: ipv4?.filtering, allocation: undefined, udpBlocked, certain: false };
-    }
-    return {
-      mapping: ipv4?.mapping,
-      filtering: ipv4?.filtering,
-      allocation: ipv4?.allocation?.kind,
-      ports: ipv4?.allocation?.ports,
-      sharesPorts: ipv4?.allocation?.sharesPorts,
-      udpBlocked,
-      ...(ipv4?.udpBlocked === true && hasIPv6 ? { isIPv4Blocked: true } : {}),
-      certain: ipv4?.certain ?? false,
-    };
+    return natReportOf(this.#learned());
   }
 
   /** A STUN message on one of our legs. False when it is none of ours. */
@@ -417,60 +380,15 @@ export class Gathering {
     });
   }
 
-  #reflexive(): TransportAddress[] {
-    return this.#families.flatMap(({ result }) => [...(result?.publicAddresses ?? [])].slice(0, 4));
-  }
-
-  /**
-   * A gateway with another address than the internet sees is behind a NAT itself. Its mapping may still serve a peer behind the same
-   * carrier, or one whose coordinator sees only our LAN; like a host candidate it is for peers that have authenticated.
-   */
-  #mapped(withHosts: boolean): TransportAddress[] {
-    const mapped = this.#portMapped;
-    const known = this.#reflexive();
-    if (mapped === undefined || known.some((address) => sameTransportAddress(address, mapped))) return [];
-    return withHosts || known.some(({ ip }) => ip === mapped.ip) ? [mapped] : [];
-  }
-
-  /**
-   * Where a port forward that the operator has made for the port of his choice leads: a router that gives us other ports towards the
-   * internet shows nothing of it.
-   */
-  #forwarded(): TransportAddress[] {
-    const { result, port } = this.#family(4);
-    const [seen] = result?.publicAddresses ?? [];
-    if (!this.#isPortChosen || seen === undefined || this.#isCoordinatorInside) return [];
-    const isKnown = result?.publicAddresses.some((address) => address.ip === seen.ip && address.port === port);
-    return isKnown === true ? [] : [{ ip: seen.ip, port }];
-  }
-
-  /**
-   * With a coordinator in our own LAN, STUN shows no address that the internet knows. Then peers' words count: of those that we
-   * already have a path to, and only while they agree, since a NAT that shows each another port has none to offer.
-   */
-  #reported(): TransportAddress[] {
-    const agreed = this.#isCoordinatorInside ? this.#reports.agreed() : undefined;
-    return agreed === undefined ? [] : [agreed];
-  }
-
-  #known(): KnownAddresses {
-    return { seen: this.#family(4).result?.publicAddresses ?? [], mapped: this.#portMapped };
-  }
-
-  /**
-   * STUN shows one port, but more peers than not have seen others, after STUN had shown it and before it did so again: our NAT treats the
-   * coordinator otherwise than them.
-   */
-  get #isContradicted(): boolean {
-    const { result, endedAt, confirmedAt } = this.#family(4);
-    if (result?.mapping !== "endpoint-independent" || endedAt === undefined || confirmedAt === undefined) return false;
-    return this.#reports.contradict(this.#known(), endedAt, confirmedAt);
-  }
-
-  /** All that the coordinator sees of us are private addresses. */
-  get #isCoordinatorInside(): boolean {
-    const addresses = this.#family(4).result?.publicAddresses ?? [];
-    return addresses.length > 0 && addresses.every(({ ip }) => isPrivate(ip));
+  #learned(): Learned {
+    return {
+      hosts: this.#hosts(),
+      ipv4: this.#family(4),
+      ipv6: this.#family(6),
+      portMapped: this.#portMapped,
+      reports: this.#reports,
+      isPortChosen: this.#isPortChosen,
+    };
   }
 
   #startDiscovery(family: Family, now: Instant): void {
