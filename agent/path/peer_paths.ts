@@ -24,23 +24,18 @@ import { PathWatch, usualAnswerMs } from "./path_watch.ts";
 import { PROVING_GAP_MS, Stability } from "./stability.ts";
 import { PRIMER_HOPS } from "./primer.ts";
 import { RemoteAddresses } from "./remote_addresses.ts";
+import { Rounds } from "./rounds.ts";
 import { UntrustedProbes } from "./untrusted_probes.ts";
 import type { Volley } from "./volley.ts";
 
 /** First probes of a round, after its start. Dense at first: the peer's filter opens within one path delay of its own first probe. */
 const ROUND_MS: readonly number[] = [0, 20, 45, 80, 130, 200, 300, 450, 700, 1000, 1500, 2200, 3000];
-/** A round is over when its last probe has had this long for an answer. */
-const ROUND_END_MS = 4000;
 /** Once a path works, the other pairs of the round are probed until this age: long enough for a LAN pair to win. */
 const SETTLE_MS = 500;
 /** Trusted pairs between rounds while the peer is in use and has no direct path: one probe each. Linux keeps an unanswered flow 30 s. */
 const BACKGROUND_MS = 4000;
-/** A synchronised round asked of the coordinator while there is still no direct path: first soon, then seldom. */
-const ROUND_REQUEST_MS: readonly number[] = [3000, 8000, 20_000, 60_000];
 /** Changes come in bursts, one for each address that is learned: they ask for one round together. */
 const HURRY_MS = 30;
-/** News do not interrupt a round that is younger than this: its first probes may be about to be answered. */
-const MIN_ROUND_MS = 200;
 /** A probe that answers the peer's probes is not repeated sooner. Shorter than the densest step of a round. */
 const TRIGGERED_GAP_MS = 15;
 /** With all but the first of the three probes whose silence may end a path (path_watch.ts): the answer comes before the verdict. */
@@ -59,15 +54,7 @@ export class PeerPaths {
   #legs: LocalLegs = { ipv4: undefined, ipv6: undefined };
   readonly #remote = new RemoteAddresses();
   #selected: Pair | undefined;
-  #round = 0;
-  #scheduled: { readonly round: number; readonly fireAt: Instant } | undefined;
-  #roundEndsAt: Instant | undefined;
-  #requests = 0;
-  /** Rounds that ended without a path, since the last one or since probing began. */
-  #failedRounds = 0;
-  #nextRequestAt: Instant | undefined;
-  /** A request for which there is a reason, besides those that come of themselves. */
-  #hurryAt: Instant | undefined;
+  readonly #rounds = new Rounds();
   #isInUse = false;
   #isEnabled = false;
   readonly #watch = new PathWatch();
@@ -94,7 +81,7 @@ export class PeerPaths {
   }
 
   get round(): number {
-    return this.#round;
+    return this.#rounds.newest;
   }
 
   /** Has at least one whole round ended without a path? */
@@ -104,7 +91,7 @@ export class PeerPaths {
 
   /** How many whole rounds have ended without a path, one after the other. */
   get failedRounds(): number {
-    return this.#selected === undefined ? this.#failedRounds : 0;
+    return this.#selected === undefined ? this.#rounds.failed : 0;
   }
 
   pairs(): readonly Pair[] {
@@ -168,14 +155,9 @@ export class PeerPaths {
     if (this.#isEnabled === isEnabled) return;
     this.#isEnabled = isEnabled;
     if (isEnabled) {
-      this.#failedRounds = 0;
-      this.#requests = 0;
-      this.#nextRequestAt = after(now, ROUND_REQUEST_MS[0] ?? 0);
+      this.#rounds.start(now);
     } else {
-      this.#scheduled = undefined;
-      this.#roundEndsAt = undefined;
-      this.#nextRequestAt = undefined;
-      this.#hurryAt = undefined;
+      this.#rounds.stop();
       // The next session brings its own list; the peer's process may be another one then, that counts its lists anew.
       this.#remote.forgetList();
       this.#watch.forget();
@@ -184,7 +166,7 @@ export class PeerPaths {
   }
 
   setInUse(isInUse: boolean, now: Instant): void {
-    if (isInUse && !this.#isInUse && this.#selected === undefined) this.#nextRequestAt = now;
+    if (isInUse && !this.#isInUse && this.#selected === undefined) this.#rounds.requestNow(now);
     this.#isInUse = isInUse;
   }
 
@@ -195,9 +177,7 @@ export class PeerPaths {
 
   /** Something has changed that may let a round succeed: ask for one soon, unless there is a path. */
   hurry(now: Instant, delayMs = HURRY_MS): void {
-    if (this.#isEnabled && this.isLooking) {
-      this.#hurryAt = earliest(this.#hurryAt, after(now, delayMs));
-    }
+    if (this.#isEnabled && this.isLooking) this.#rounds.hurry(after(now, delayMs));
   }
 
   /**
@@ -209,18 +189,14 @@ export class PeerPaths {
     this.#stability.forget();
     if (!this.#isEnabled || selected === undefined) return;
     this.#watch.doubt(now);
-    this.#hurryAt = after(now, usualAnswerMs(selected));
+    this.#rounds.hurryNotBefore(after(now, usualAnswerMs(selected)));
     this.#probe(selected, now);
   }
 
-  /**
-   * Fire at this instant, together with the peer. The round may be lower than ours: the side that asked for it may have missed some
-   * while it had no coordinator, and the peer fires whatever we think of the number.
-   */
+  /** Fire at this instant, together with the peer. */
   schedule(round: number, fireAt: Instant, now: Instant): void {
     if (!this.#isEnabled) return;
-    this.#round = Math.max(this.#round, round);
-    this.#scheduled = { round, fireAt };
+    this.#rounds.schedule(round, fireAt);
     for (const pair of fireAt > now ? this.pairs() : []) {
       const isPrimed = pair.isTrusted && !pair.isLocal && !pair.isValid && !isIPv6(pair.remote.ip);
       if (isPrimed && this.#mayProbe(pair, now)) this.#probe(pair, now, PRIMER_HOPS);
@@ -357,18 +333,14 @@ export class PeerPaths {
 
   handleTimeout(now: Instant): void {
     if (!this.#isEnabled) return;
-    if (this.#scheduled !== undefined && now >= this.#scheduled.fireAt) {
-      const { round } = this.#scheduled;
-      this.#scheduled = undefined;
+    const round = this.#rounds.takeDue(now);
+    if (round !== undefined) {
       this.#beginRound(now);
       this.#actions.push({ type: "fired", round, at: now });
     }
     for (const pair of this.#pairs.values()) this.#probeIfDue(pair, now);
     this.#searchMtu(now);
-    if (this.#roundEndsAt !== undefined && now >= this.#roundEndsAt) {
-      this.#roundEndsAt = undefined;
-      this.#failedRounds = this.#selected === undefined ? this.#failedRounds + 1 : 0;
-    }
+    this.#rounds.endIfDue(this.#selected !== undefined, now);
     this.#watchSelected(now);
     this.#requestRoundIfDue(now);
     this.#closeSilentLegs(now);
@@ -376,7 +348,7 @@ export class PeerPaths {
 
   deadline(): Instant | undefined {
     if (!this.#isEnabled) return undefined;
-    let first = earliest(this.#scheduled?.fireAt, this.#roundEndsAt, this.#watchAt(), this.#requestAt());
+    let first = earliest(this.#rounds.deadline(), this.#watchAt(), this.#requestAt());
     for (const pair of this.#pairs.values()) first = earliest(first, pair.nextProbeAt);
     return earliest(first, this.#selected?.mtu.dueAt(this.#isInUse));
   }
@@ -448,7 +420,7 @@ export class PeerPaths {
 
   /** A candidate that comes late joins the round that is running, with all of its steps: the peer may learn as late. */
   #joinRound(pair: Pair, now: Instant): void {
-    if (this.#roundEndsAt !== undefined && this.#scheduled === undefined && !pair.isValid) pair.startRound(now);
+    if (this.#rounds.isRunning && !pair.isValid) pair.startRound(now);
   }
 
   #isAllowed(address: TransportAddress): boolean {
@@ -461,7 +433,7 @@ export class PeerPaths {
 
   #beginRound(now: Instant): void {
     this.#pairs.expire(this.#selected, now);
-    this.#roundEndsAt = after(now, ROUND_END_MS);
+    this.#rounds.begin(now);
     // Likeliest first, since all leave within the same millisecond and a slow router takes them in order.
     const ordered = this.pairs().toSorted((a, b) => rank(a) - rank(b));
     for (const pair of ordered) {
@@ -533,7 +505,13 @@ export class PeerPaths {
 
   #probeMessage(pair: Pair, transaction: number): ControlMessage {
     const { isValid: answered, echo } = pair;
-    return { type: "probe", transaction, round: this.#round, answered, ...(echo === undefined ? {} : { echo }) };
+    return {
+      type: "probe",
+      transaction,
+      round: this.#rounds.newest,
+      answered,
+      ...(echo === undefined ? {} : { echo }),
+    };
   }
 
   #newTransaction(): number {
@@ -580,20 +558,13 @@ export class PeerPaths {
   }
 
   #requestAt(): Instant | undefined {
-    if (!this.isLooking || !this.#isInUse || this.#scheduled !== undefined) return undefined;
-    if (this.#roundEndsAt === undefined) return earliest(this.#nextRequestAt, this.#hurryAt);
-    if (this.#hurryAt === undefined) return undefined;
-    const soonest = after(this.#roundEndsAt, MIN_ROUND_MS - ROUND_END_MS);
-    return this.#hurryAt > soonest ? this.#hurryAt : soonest;
+    return this.isLooking && this.#isInUse ? this.#rounds.requestAt() : undefined;
   }
 
   #requestRoundIfDue(now: Instant): void {
     const at = this.#requestAt();
     if (at === undefined || now < at) return;
-    const wait = ROUND_REQUEST_MS[Math.min(this.#requests, ROUND_REQUEST_MS.length - 1)] ?? 0;
-    this.#requests++;
-    this.#nextRequestAt = after(now, wait);
-    this.#hurryAt = undefined;
+    this.#rounds.onRequested(now);
     this.#actions.push({ type: "request_round" });
   }
 
@@ -629,8 +600,7 @@ export class PeerPaths {
     this.#isSuspectTold = false;
     if (pair !== undefined) {
       pair.mtu.start(now);
-      this.#hurryAt = undefined;
-      this.#requests = 0;
+      this.#rounds.onPath();
     }
     this.#actions.push({ type: "selected", pair, reason });
   }
@@ -675,13 +645,8 @@ export class PeerPaths {
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;
     // The peer may not have noticed, and the coordinator may be away: begin at once and alone, and ask for a synchronised round too.
-    this.#requests = 0;
-    this.#nextRequestAt = now;
-    if (next === undefined) {
-      this.#actions.push({ type: "request_round" });
-      this.#requests = 1;
-      this.#nextRequestAt = after(now, ROUND_REQUEST_MS[0] ?? 0);
-    }
+    this.#rounds.onDeath(next === undefined, now);
+    if (next === undefined) this.#actions.push({ type: "request_round" });
     this.#beginRound(now);
   }
 }
