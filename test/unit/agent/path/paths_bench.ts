@@ -1,4 +1,5 @@
 /** PeerPaths on a bench: time is an argument, what leaves is recorded, and the peer answers when the test says so. */
+import { expect } from "vitest";
 import { DestinationBudget } from "../../../../agent/path/destination_budget.ts";
 import type { Pair } from "../../../../agent/path/pair.ts";
 import type { PathAction } from "../../../../agent/path/path_contract.ts";
@@ -10,6 +11,10 @@ import { type CandidateKind, UNKNOWN_NAT } from "../../../../shared/wire/candida
 export const LEG = 1;
 /** RFC 8200: 1280 bytes, less the headers of IPv4 and UDP. */
 export const BASE_BYTES = 1252;
+
+export const PUBLIC: TransportAddress = { ip: "198.51.100.7", port: 4000 };
+export const OTHER: TransportAddress = { ip: "198.51.100.8", port: 4000 };
+export const LAN: TransportAddress = { ip: "10.0.0.7", port: 4000 };
 
 export interface Sent {
   readonly at: number;
@@ -198,3 +203,14 @@ export class Bench {
 }
 
 const kindOf = ({ ip }: TransportAddress): CandidateKind => (ip.startsWith("10.") ? "host" : "server-reflexive");
+
+/** A bench with a path to `PUBLIC`, of the given round trip. */
+export function direct(roundTripMs = 40, options: BenchOptions = {}): Bench {
+  const bench = new Bench(options);
+  bench.candidates([PUBLIC], [PUBLIC]);
+  bench.fire();
+  bench.now = instant(bench.now + roundTripMs);
+  bench.answer(PUBLIC, { answered: true });
+  expect(bench.paths.selected?.remote).toEqual(PUBLIC);
+  return bench;
+}
