@@ -322,7 +322,7 @@ export class HardPunching {
     if (outcome === "direct") this.#pauses.opened(stage.volley.target.ip);
     else this.#pauses.failed(stage.volley.target.ip, now, plan.rounds > 1);
     if (plan.role !== "guess") this.#portUse.note(stage.volley.packetsSent, now);
-    for (const leg of peer.paths.endVolley()) this.#outbox.push({ type: "close_leg", leg });
+    for (const leg of peer.paths.endVolley(now)) this.#outbox.push({ type: "close_leg", leg });
     const { volley } = stage;
     this.#outbox.event({
       type: "punched",

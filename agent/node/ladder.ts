@@ -32,33 +32,35 @@ export interface Rungs {
 }
 
 export function chooseRoute(rungs: Rungs): Route | undefined {
-  const { pair, relays, remoteLeg, wish, stayOn } = rungs;
+  const { pair, wish, stayOn } = rungs;
   const wished = wishedRoute(rungs);
   if (wished !== undefined) return wished;
   const direct: Route | undefined = pair === undefined ? undefined : { kind: "direct", pair };
-  const relayed = relayedRoute(relays, remoteLeg);
+  const relayed = relayedRoute(rungs);
   return wish !== "auto" && stayOn !== undefined && stayOn !== "direct" ? (relayed ?? direct) : (direct ?? relayed);
 }
 
 /** The rung that the operator has chosen, if it works; "auto" chooses none. */
-function wishedRoute({ pair, relays, remoteLeg, wish }: Rungs): Route | undefined {
+function wishedRoute(rungs: Rungs): Route | undefined {
+  const { pair, relays, remoteLeg, wish } = rungs;
   switch (wish) {
     case "auto":
       return undefined;
     case "direct":
       return pair === undefined ? undefined : { kind: "direct", pair };
     case "ssh": {
-      const route = relayedRoute(relays, remoteLeg);
+      const route = relayedRoute(rungs);
       return route?.kind === "ssh" ? route : undefined;
     }
     case "websocket":
-      return relayedRoute({ ...relays, ssh: false }, remoteLeg);
+      return relayedRoute({ relays: { ...relays, ssh: false }, remoteLeg });
     default:
       return assertNever(wish);
   }
 }
 
-function relayedRoute(relays: Readonly<Record<RelayLeg, boolean>>, remoteLeg: RelayLeg | null): Route | undefined {
+/** The best route through the coordinator, if both sides have a connection to it. */
+export function relayedRoute({ relays, remoteLeg }: Pick<Rungs, "relays" | "remoteLeg">): Route | undefined {
   const local = relays.ssh ? "ssh" : relays.websocket ? "websocket" : undefined;
   if (local === undefined || remoteLeg === null) return undefined;
   return { kind: worseLeg(local, remoteLeg), legs: { local, remote: remoteLeg } };

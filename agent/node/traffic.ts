@@ -7,7 +7,7 @@ import { after, type Instant } from "../../shared/time.ts";
 import { FRAME_OVERHEAD_BYTES } from "../../shared/wire/frame.ts";
 import { type PacketCounts, pathRef } from "../data/plane.ts";
 import type { Pair } from "../path/pair.ts";
-import { chooseRoute, isSameRoute } from "./ladder.ts";
+import { chooseRoute, relayedRoute, isSameRoute } from "./ladder.ts";
 import type { Outbox } from "./outbox.ts";
 import { type Peer, remember, wishOf } from "./peer.ts";
 
@@ -57,6 +57,7 @@ export class Traffic {
       stayOn: peer.wishUntil !== undefined && now < peer.wishUntil ? before?.kind : undefined,
     };
     const route = peer.session.isEstablished ? chooseRoute(rungs) : undefined;
+    peer.paths.setRelay(peer.session.isEstablished && relayedRoute(rungs) !== undefined);
     if (route?.kind === wishOf(peer)) peer.wishUntil = undefined;
     if (isSameRoute(before, route)) return;
     // As long as the old path takes, there and back and once more; none is known of a relay that was not measured yet.
@@ -65,7 +66,6 @@ export class Traffic {
       oldRttMs === undefined ? undefined : Math.ceil(Math.min(Math.max(2 * oldRttMs, LEAST_HOLD_MS), MAX_HOLD_MS));
     peer.route = route;
     peer.paths.handleRungChange(now);
-    peer.paths.setRelayed(route !== undefined && route.kind !== "direct");
     peer.relayRttMs = undefined;
     peer.relayWatch.reset();
     peer.relayEchoAt = undefined;

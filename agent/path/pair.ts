@@ -112,6 +112,11 @@ export class Pair {
     return this.answersFrom === undefined || sameTransportAddress(this.answersFrom, this.remote);
   }
 
+  /** Has a probe been answered that was sent no sooner? */
+  isProvenSince(at: Instant | undefined): boolean {
+    return at !== undefined && this.provenAt !== undefined && this.provenAt >= at;
+  }
+
   get mayProbe(): boolean {
     return this.isTrusted || this.isValid || this.probesSent < UNTRUSTED_PROBES;
   }

@@ -70,10 +70,10 @@ export class PairTable {
     }
   }
 
-  /** The best one that works. */
-  best(): Pair | undefined {
+  /** The best one that works, of those that are fit. */
+  best(isFit: (pair: Pair) => boolean = () => true): Pair | undefined {
     return this.values()
-      .filter((pair) => pair.isValid)
+      .filter((pair) => pair.isValid && isFit(pair))
       .toSorted((a, b) => score(a) - score(b))[0];
   }
 }

@@ -60,7 +60,7 @@ export class PeerPaths {
   readonly #watch = new PathWatch();
   readonly #stability = new Stability();
   #isSuspectTold = false;
-  #isRelayed = false;
+  #hasRelay = false;
 
   constructor(options: PeerPathsOptions) {
     this.#options = options;
@@ -144,8 +144,8 @@ export class PeerPaths {
   }
 
   /** Returns the sockets that it has no more use for. */
-  endVolley(): readonly Leg[] {
-    const unused = this.#extraLegs.endVolley(this.pairs());
+  endVolley(now: Instant): readonly Leg[] {
+    const unused = this.#extraLegs.endVolley(this.pairs(), now);
     this.#pairs.keep((pair) => !unused.includes(pair.leg));
     return unused;
   }
@@ -170,9 +170,9 @@ export class PeerPaths {
     this.#isInUse = isInUse;
   }
 
-  /** Does a relay carry the traffic meanwhile? Without one any path is better than none, however often it has died. */
-  setRelayed(isRelayed: boolean): void {
-    this.#isRelayed = isRelayed;
+  /** Is there a relay that carries the traffic while no direct path does? Without one any path is better than none, however often it has died. */
+  setRelay(isThere: boolean): void {
+    this.#hasRelay = isThere;
   }
 
   /** Something has changed that may let a round succeed: ask for one soon, unless there is a path. */
@@ -472,7 +472,7 @@ export class PeerPaths {
 
   /** Paths to this peer have died lately: one answer is not enough then. */
   #mustProve(pair: Pair, now: Instant): boolean {
-    return this.#selected === undefined && this.#isRelayed && pair.answersInRow < this.#stability.answersNeeded(now);
+    return this.#selected === undefined && this.#hasRelay && pair.answersInRow < this.#stability.answersNeeded(now);
   }
 
   /** The slow probing that never ends, as long as the peer is in use and has no path. */
@@ -612,6 +612,15 @@ export class PeerPaths {
     return this.#watch.dueAt(selected, this.#isInUse, measuredMs ?? keepaliveMs(undefined));
   }
 
+  /** Others that have worked a while ago, as thoroughly as the selected one. */
+  #probeStandbys(selected: Pair, now: Instant): void {
+    for (const pair of this.pairs()) {
+      if (!pair.isValid || pair === selected) continue;
+      pair.needsLarge ||= selected.isProvingLarge;
+      this.#probe(pair, now);
+    }
+  }
+
   #watchSelected(now: Instant): void {
     const pair = this.#selected;
     const at = this.#watchAt();
@@ -622,6 +631,8 @@ export class PeerPaths {
         this.#isSuspectTold = true;
         this.#actions.push({ type: "suspect" });
       }
+      // What may have died with it must not take over one after the other, each for as long as it takes to find out.
+      if (pair.unanswered > 0) this.#probeStandbys(pair, now);
       this.#probe(pair, now);
       return;
     }
@@ -638,9 +649,12 @@ export class PeerPaths {
           ? "probes get through, data does not"
           : "the path stopped answering";
     if (!isDoubted) this.#stability.onDeath(verdict === "deaf", now);
+    const { unansweredSince } = pair;
     pair.invalidate();
     this.#pairs.expire(this.#selected, now);
-    const next = this.#pairs.best();
+    // With a relay there is no need to hope: a standby has been proven since then, or has to be first.
+    const proven = this.#pairs.best((other) => other.isProvenSince(unansweredSince));
+    const next = proven ?? (this.#hasRelay ? undefined : this.#pairs.best());
     this.#select(next, reason, now);
     // What nobody uses opens again when it is used: the peer has perhaps let it go.
     if (!this.#isInUse) return;

@@ -116,18 +116,46 @@ describe("a path in use", () => {
     expect(bench.selections).toHaveLength(1);
   });
 
-  test("that dies gives way to the next best pair that works, at once", () => {
+  /** A path to `PUBLIC`, and one to `OTHER` that has worked a moment ago. The first answers no more, and is in use. */
+  const dying = (): ReturnType<typeof direct> => {
     const bench = direct(40);
     bench.candidates([PUBLIC, OTHER], [PUBLIC, OTHER]);
     bench.do((paths, now) => paths.probeAll(now));
-    bench.now = instant(bench.now + 60);
+    bench.now = instant(bench.now + 40);
+    bench.answer(PUBLIC, { answered: true });
+    bench.now = instant(bench.now + 20);
     bench.answer(OTHER, { answered: true });
     expect(bench.paths.selected?.remote).toEqual(PUBLIC);
     bench.do((paths, now) => paths.handleSent(now));
-    bench.pass(1500);
+    return bench;
+  };
+
+  test.each([true, false])("that dies gives way at once to another that answers meanwhile (relay: %s)", (hasRelay) => {
+    const bench = dying();
+    bench.paths.setRelay(hasRelay);
+    let asked = 0;
+    bench.pass(1500, () => {
+      const probes = bench.probesTo(OTHER).length;
+      if (probes > asked) bench.answer(OTHER, { answered: true });
+      asked = probes;
+    });
     expect(bench.paths.selected?.remote).toEqual(OTHER);
     expect(bench.requests).toEqual([]);
     expect(bench.selections.map(({ pair }) => pair?.remote.ip)).toEqual([PUBLIC.ip, OTHER.ip]);
+  });
+
+  test("that dies with all others leaves the traffic to a relay, and not to each of them in turn", () => {
+    const bench = dying();
+    bench.paths.setRelay(true);
+    bench.pass(1500);
+    expect(bench.selections.map(({ pair }) => pair?.remote.ip)).toEqual([PUBLIC.ip, undefined]);
+    expect(bench.selections.at(-1)?.at).toBeLessThan(bench.now - 500);
+  });
+
+  test("that dies without a relay gives way to any that has worked lately", () => {
+    const bench = dying();
+    bench.pass(1500);
+    expect(bench.selections.map(({ pair }) => pair?.remote.ip)).toEqual([PUBLIC.ip, OTHER.ip, undefined]);
   });
 
   test("that dies does not give way to one that was proven long ago", () => {
@@ -268,7 +296,7 @@ describe("a path that comes and goes", () => {
   test("must answer more often each time before it is taken again", () => {
     const bench = direct(40);
     const answersNeeded: number[] = [];
-    bench.paths.setRelayed(true);
+    bench.paths.setRelay(true);
     for (let death = 0; death < 4; death++) {
       for (let i = 0; i < 200 && bench.paths.selected !== undefined; i++) {
         bench.do((paths, now) => paths.handleTraffic(SMALL, NONE, now));

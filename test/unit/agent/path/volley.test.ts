@@ -179,7 +179,7 @@ describe("sockets that stay", () => {
     run();
     legs.volley = machine;
     const pairs = [pairOn(-100, 50), pairOn(-99, 60), pairOn(-98, undefined)];
-    expect(legs.endVolley(pairs)).toHaveLength(98);
+    expect(legs.endVolley(pairs, instant(60))).toHaveLength(98);
     expect([legs.has(-100), legs.has(-99), legs.has(-98)]).toEqual([true, true, false]);
     expect(legs.takeSilent(pairs, pairs[0], instant(30_000))).toEqual([]);
     expect(legs.takeSilent(pairs, pairs[0], instant(30_100))).toEqual([-99]);
@@ -187,12 +187,21 @@ describe("sockets that stay", () => {
     expect(legs.has(-100)).toBe(false);
   });
 
-  test("are eight at most, however often the peer is heard", () => {
+  test("are all on which the peer was heard until it has chosen, and then eight: the selected one, and those heard last", () => {
     const legs = new ExtraLegs();
     const { machine, run } = volley();
     run();
     legs.volley = machine;
-    expect(legs.endVolley(machine.legs().map((leg) => pairOn(leg, 1)))).toHaveLength(92);
+    const pairs = machine.legs().map((leg) => pairOn(leg, 1));
+    const [selected, ...others] = pairs;
+    const chosen = pairs.at(-1);
+    expect(legs.endVolley(pairs, instant(100))).toEqual([]);
+    expect(legs.takeSilent(pairs, selected, instant(15_000))).toEqual([]);
+    if (chosen !== undefined) chosen.receivedAt = instant(14_000);
+    expect(legs.takeSilent(pairs, selected, instant(15_100))).toHaveLength(92);
+    expect(legs.has(selected?.leg ?? 0)).toBe(true);
+    expect(legs.has(chosen?.leg ?? 0)).toBe(true);
+    expect(others.filter(({ leg }) => legs.has(leg))).toHaveLength(7);
   });
 });
 
