@@ -16,6 +16,7 @@ test.each([
     1088,
     "reports that went to an old address were taken for data that does not get through, and the path was distrusted",
   ],
+  [561296374, "of many sockets that a heavy attempt had opened, the one was closed that carried the path"],
 ])("seed %i: %s", (seed) => {
   const { story, failures } = runLadderWorld(seed);
   expect(failures, story.join("\n")).toEqual([]);
