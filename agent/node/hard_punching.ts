@@ -18,7 +18,6 @@ import { nextOf } from "../path/port_allocation.ts";
 import { guessPorts } from "../path/port_guess.ts";
 import { MAPPING_LIFETIME_MS, PortUse } from "../path/port_use.ts";
 import { MAX_PUNCH, MIN_PUNCH_CHANCE, planPunch, type PunchPlan } from "../path/punch_plan.ts";
-import { PRIMER_HOPS } from "../path/primer.ts";
 import { TargetPauses } from "../path/target_pauses.ts";
 import { Volley } from "../path/volley.ts";
 import type { NodeOptions } from "./contract.ts";
@@ -38,8 +37,6 @@ const RETRY_TOLERANCE_MS = 2500;
 /** What a refusal may ask for at most. */
 const MAX_REFUSAL_MS = 60_000;
 const BUSY_SECONDS = 2;
-/** Half of the packets find a quarter of the meetings: 68 % where all find one in 99 %, 82 % where they do in 99.9 %. */
-const SURE_ENOUGH_TO_PRIME = 0.99;
 /** Of the room that a block has for an attempt, so much must be free, or it waits: discovery has just taken a good part of a small one. */
 const LEAST_ROOM = 1 / 3;
 
@@ -275,7 +272,6 @@ export class HardPunching {
       dataLeg: DATA_LEG_IPV4,
       firstLeg: this.#lastLeg,
       guess: guessPorts(remote, plan.role === "meet" ? theirs.sockets : undefined, () => this.#randomU32() / 2 ** 32),
-      hops: hopsOf(plan, peer.punches.failed),
       firstTransaction: this.#randomU32(),
       now,
     });
@@ -321,7 +317,7 @@ export class HardPunching {
     // Whoever stopped it: its packets have been sent.
     if (outcome === "direct") this.#pauses.opened(stage.volley.target.ip);
     else this.#pauses.failed(stage.volley.target.ip, now, plan.rounds > 1);
-    if (plan.role !== "guess") this.#portUse.note(stage.volley.packetsSent, now);
+    if (plan.role !== "guess") this.#portUse.note(stage.volley.mappings, now);
     for (const leg of peer.paths.endVolley(now)) this.#outbox.push({ type: "close_leg", leg });
     const { volley } = stage;
     this.#outbox.event({
@@ -351,16 +347,6 @@ export class HardPunching {
     const [a = 0, b = 0, c = 0, d = 0] = this.#options.environment.random(4);
     return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
   }
-}
-
-/**
- * What spreads opens our NAT and need not arrive; should ours be deeper in the network than that, the next attempt finds it. Sides that
- * meet need every packet, unless their routers take what they did not ask for: that is tried where half of the packets will mostly do.
- */
-function hopsOf({ role, chance }: PunchPlan, failed: number): number | undefined {
-  const isEven = failed % 2 === 0;
-  const isPrimed = role === "spread" ? isEven : role === "meet" && !isEven && chance >= SURE_ENOUGH_TO_PRIME;
-  return isPrimed ? PRIMER_HOPS : undefined;
 }
 
 const isRelayWished = (peer: Peer): boolean => wishOf(peer) === "ssh" || wishOf(peer) === "websocket";

@@ -19,6 +19,7 @@
 import type { NatReport } from "../../shared/wire/candidates.ts";
 import type { PunchRole } from "../../shared/wire/control.ts";
 import { isDependent, isDirectExpected } from "./nat_behavior.ts";
+import { PRIMER_HOPS } from "./primer.ts";
 
 /** What an attempt may take at most. */
 export interface PunchLimits {
@@ -49,6 +50,11 @@ export interface PunchPlan {
   readonly sockets: number;
   /** Of the side that guesses, and of this side where both meet. */
   readonly probes: number;
+  /**
+   * Routers that our packets may pass (primer.ts); undefined: all. Who meets sends each of them twice then, the first time with so many:
+   * half of the packets make mappings before anything of the peer's can be there, and the other half go through them.
+   */
+  readonly hops: number | undefined;
   /** Of the peer, where both meet. */
   readonly peerProbes: number;
   /** Where both meet: how many mappings all our attempts may have at our NAT at a time; undefined: that does not matter. */
@@ -76,6 +82,12 @@ const EARLY_GUESSES = 300;
 /** A socket that meets aims at another port with each packet, and should not come to the end of them. */
 const LEAST_MEETING_SOCKETS = 16;
 
+/**
+ * Sent twice for the sake of routers that take what they did not ask for, the packets have to find a path in most cases still: half as many
+ * find a quarter of the meetings, which is 82 % where all find one in 99.9 %, and mostly there is room for more of them.
+ */
+const LEAST_PRIMED_CHANCE = 0.68;
+
 /** Opposite a counter: so many mappings, and guesses that take in what other traffic takes meanwhile. */
 const COUNTER_SOCKETS = 16;
 const COUNTER_GUESSES = 96;
@@ -94,10 +106,15 @@ export function planPunch(local: NatReport, remote: NatReport, context: PunchCon
   if (local.filtering === undefined || remote.filtering === undefined) return undefined;
   const { limits = MAX_PUNCH, failed = 0 } = context;
   if (limits.packets === 0) return undefined;
-  if (!isDependent(remote.mapping)) return inOneRound("spread", guessing(local, limits), limits);
+  if (!isDependent(remote.mapping)) {
+    // What spreads opens our NAT and need not arrive; should ours be deeper in the network than that, the next attempt finds it.
+    const hops = failed % 2 === 0 ? PRIMER_HOPS : undefined;
+    return { ...inOneRound("spread", guessing(local, limits), limits), hops };
+  }
   if (!isDependent(local.mapping)) return inOneRound("guess", guessing(remote, limits), limits);
-  const hopeful = meeting(local, remote, limits, true);
-  return (1 - hopeful.chance) ** failed < IMPLAUSIBLE ? meeting(local, remote, limits, false) : hopeful;
+  const effort = { limits, failed };
+  const hopeful = meeting(local, remote, effort, true);
+  return (1 - hopeful.chance) ** failed < IMPLAUSIBLE ? meeting(local, remote, effort, false) : hopeful;
 }
 
 /** How many ports there are to choose from, as far as known. */
@@ -119,6 +136,7 @@ const inOneRound = (role: PunchRole, effort: Effort, { perSecond }: PunchLimits)
   role,
   ...effort,
   peerProbes: 0,
+  hops: undefined,
   room: undefined,
   perSecond,
   rounds: 1,
@@ -141,12 +159,20 @@ function guessing(hard: NatReport, limits: PunchLimits): Effort {
 }
 
 /** @param isHopeful a block of which it is not known is taken to let a port serve many destinations */
-function meeting(local: NatReport, remote: NatReport, limits: PunchLimits, isHopeful: boolean): PunchPlan {
+function meeting(
+  local: NatReport,
+  remote: NatReport,
+  { limits, failed }: Required<PunchContext>,
+  isHopeful: boolean,
+): PunchPlan {
   const role = "meet";
+  // Sides that meet need every packet at first: routers that take what they did not ask for are thought of when that has failed.
+  const isPrimed = failed % 2 === 1;
   if (isCounter(local) && isCounter(remote)) {
-    const probes = Math.min(limits.packets, COUNTER_MEETINGS);
+    const probes = Math.min(limits.packets, isPrimed ? 2 * COUNTER_MEETINGS : COUNTER_MEETINGS);
     const effort = { sockets: Math.min(limits.sockets, COUNTER_SOCKETS), probes, chance: ALMOST_SURE };
-    return { ...inOneRound(role, effort, limits), peerProbes: probes };
+    const hops = isPrimed ? PRIMER_HOPS : undefined;
+    return { ...inOneRound(role, effort, limits), peerProbes: probes, hops };
   }
   // Opposite a counter each packet can be aimed at one port, so only the other side's ports are a matter of chance.
   const oneSided = isCounter(local) ? portCount(remote) : isCounter(remote) ? portCount(local) : undefined;
@@ -175,11 +201,17 @@ function meeting(local: NatReport, remote: NatReport, limits: PunchLimits, isHop
   const rounds = isPartial && Math.max(probes, peerProbes) <= MAX_ROUND_PACKETS ? PUNCH_ROUNDS : 1;
   const perSocket = Math.min(portCount(local), portCount(remote)) / 4;
   const sockets = Math.max(LEAST_MEETING_SOCKETS, Math.ceil(Math.max(probes, peerProbes) / perSocket));
+  // A packet that goes through the mapping of its primer takes no other: only the caps limit those.
+  const isRoomy = ourRoom === undefined && theirRoom === undefined;
+  const twice = (packets: number): number => (isRoomy ? Math.min(limits.packets, 2 * packets) : packets);
+  const primedChance = chanceOf(hits(twice(probes) / 2, twice(peerProbes) / 2));
+  const isTwice = isPrimed && primedChance >= LEAST_PRIMED_CHANCE;
   return {
     role,
     sockets: Math.min(limits.sockets, sockets),
-    probes,
-    peerProbes,
+    probes: isTwice ? twice(probes) : probes,
+    peerProbes: isTwice ? twice(peerProbes) : peerProbes,
+    hops: isTwice ? PRIMER_HOPS : undefined,
     room: ourRoom,
     perSecond: limits.perSecond,
     chance,

@@ -38,11 +38,6 @@ export interface VolleyOptions {
   /** This leg and those after it are free. */
   readonly firstLeg: Leg;
   readonly guess: PortGuess;
-  /**
-   * Routers that its packets may pass (primer.ts); undefined: all. Who meets sends each packet twice then, the first time with so many
-   * hops: half of the packets make mappings before anything of the peer's can be there, and the other half go through them.
-   */
-  readonly hops: number | undefined;
   /** The transaction of the first probe; the others follow. */
   readonly firstTransaction: number;
   readonly now: Instant;
@@ -80,6 +75,11 @@ export class Volley {
 
   get packetsSent(): number {
     return this.#sentAt.length;
+  }
+
+  /** Those of our NAT that it has taken: what is sent again takes no other. */
+  get mappings(): number {
+    return this.#primed.length === 0 ? this.packetsSent : this.#primed.length;
   }
 
   /** The sockets that it has opened. */
@@ -140,7 +140,8 @@ export class Volley {
   }
 
   #aim(index: number): { readonly socket: number; readonly port: number; readonly hops: number | undefined } {
-    const { plan, target, guess, hops } = this.#options;
+    const { plan, target, guess } = this.#options;
+    const { hops } = plan;
     const isTwice = plan.role === "meet" && hops !== undefined;
     const again = isTwice ? this.#primed[index - Math.ceil(this.#packets / 2)] : undefined;
     if (again !== undefined) return { ...again, hops: undefined };

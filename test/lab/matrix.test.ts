@@ -28,8 +28,8 @@ const DIRECT_MS = 16_000;
 /** Where none may come, or only by luck: a round of probes, and the attempt that the two may make. */
 const OTHERS_MS = 5500;
 /**
- * Of the runs that take an attempt, WAN input open included: there the first attempt of two sides that both guess seldom finds anything, and
- * the second has half of the packets.
+ * Of the runs that take an attempt, WAN input open included: there the first attempt of two sides that both guess seldom finds anything, so
+ * that all depends on the second.
  */
 const ATTEMPTS_SURE = 0.95;
 /** As between two home routers: what is meant to die on the way does. */
@@ -225,7 +225,7 @@ function isContradicted(expected: Expectation, { input }: Condition, runs: reado
     case "plain":
       return direct < runs.length;
     case "attempt":
-      // One of several may fail by chance, more of them where only the second attempt counts; how many of all may is judged over all of them.
+      // One of several may fail by chance, more of them where only the second attempt counts, which the caps make smaller; how many of all may is judged over all of them.
       return direct < (input === "drop" ? Math.max(1, runs.length - 1) : 1);
     case "none":
       return direct > 0;

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { MAX_PUNCH, planPunch } from "../../../../agent/path/punch_plan.ts";
+import { PRIMER_HOPS } from "../../../../agent/path/primer.ts";
 import { type NatReport, UNKNOWN_NAT } from "../../../../shared/wire/candidates.ts";
 import { SeededRandom } from "../../../sim/random.ts";
 
@@ -14,6 +15,8 @@ const symmetric = (more: Partial<NatReport> = {}): NatReport => ({
 });
 const block = (size: number): NatReport =>
   symmetric({ allocation: "block", ports: { first: 40_000, last: 40_000 + size - 1, stride: 0 } });
+/** One that lets a port serve many destinations. */
+const shared = (size: number): NatReport => ({ ...block(size), sharesPorts: true });
 const COUNTER = symmetric({ allocation: "sequential", ports: { first: 5000, last: 5000, stride: 1 } });
 
 describe("when", () => {
@@ -35,7 +38,7 @@ describe("roles", () => {
     for (const hard of [symmetric(), block(512), COUNTER]) {
       const [there, here] = [planPunch(CONE, hard), planPunch(hard, CONE)];
       expect([there?.role, here?.role]).toEqual(["guess", "spread"]);
-      expect({ ...there, role: "" }).toEqual({ ...here, role: "" });
+      expect({ ...there, role: "", hops: 0 }).toEqual({ ...here, role: "", hops: 0 });
     }
   });
 
@@ -113,6 +116,40 @@ describe("blocks of which each port serves one destination", () => {
     // Something that fails often by chance says nothing of the block.
     expect(planPunch(block(512), symmetric(), { failed: 3 })).toMatchObject({ rounds: 1, probes: 4000 });
   });
+});
+
+describe("for routers that take what they did not ask for", () => {
+  test("what spreads dies on the way in the first attempt and each other one, what guesses never", () => {
+    const hops = (a: NatReport, b: NatReport): unknown[] =>
+      [0, 1, 2].map((failed) => planPunch(a, b, { failed })?.hops);
+    expect(hops(symmetric(), CONE)).toEqual([PRIMER_HOPS, undefined, PRIMER_HOPS]);
+    expect(hops(CONE, symmetric())).toEqual([undefined, undefined, undefined]);
+  });
+
+  test.each<[string, NatReport, NatReport, number, number]>([
+    ["blocks of 512", shared(512), shared(512), 2, 0.99],
+    ["two counters", COUNTER, COUNTER, 2, 0.99],
+    ["blocks of 1024, where the caps leave no room for twice as many", shared(1024), shared(1024), 1.25, 0.95],
+    ["a block of 512 and a counter", shared(512), COUNTER, 1, 0.95],
+  ])("%s: each second attempt sends all of it twice, as far as the caps allow", (_, a, b, factor, sure) => {
+    const [plain, primed, third] = [0, 1, 2].map((failed) => planPunch(a, b, { failed }));
+    expect([plain?.hops, primed?.hops, third?.hops]).toEqual([undefined, PRIMER_HOPS, undefined]);
+    expect(third?.probes).toBe(plain?.probes);
+    expect((primed?.probes ?? 0) / (plain?.probes ?? 1)).toBeCloseTo(factor, 1);
+    const meetings = chanceOfMeeting(a, b, (primed?.probes ?? 0) / 2);
+    expect(meetings).toBeGreaterThan(sure);
+  });
+
+  test("not where half of the packets would find too little", () => {
+    expect(planPunch(shared(1024), shared(4096), { failed: 1 })?.hops).toBeUndefined();
+  });
+
+  /** Of so many packets from each side, each with ports of its own. */
+  function chanceOfMeeting(a: NatReport, b: NatReport, packets: number): number {
+    if (a === COUNTER && b === COUNTER) return 1;
+    const [one, two] = [a, b].map(({ ports }) => (ports === undefined ? 1 : ports.last - ports.first + 1));
+    return 1 - Math.exp(-(b === COUNTER ? packets : packets ** 2) / ((one ?? 1) * (two ?? 1)));
+  }
 });
 
 describe("an operator's caps", () => {

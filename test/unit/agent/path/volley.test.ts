@@ -12,6 +12,7 @@ const PLAN: PunchPlan = {
   role: "spread",
   sockets: 100,
   probes: 300,
+  hops: undefined,
   perSecond: 2000,
   chance: 1,
   peerProbes: 0,
@@ -22,14 +23,13 @@ const PLAN: PunchPlan = {
 const DATA_LEG = 1;
 const FIRST_LEG = -100;
 
-function volley(plan: Partial<PunchPlan> = {}, hops?: number) {
+function volley(plan: Partial<PunchPlan> = {}) {
   const machine = new Volley({
     plan: { ...PLAN, ...plan },
     target: TARGET,
     dataLeg: DATA_LEG,
     firstLeg: FIRST_LEG,
     guess: (_socket, index) => 10_000 + index,
-    hops,
     firstTransaction: 0xffff_fff0,
     now: instant(0),
   });
@@ -51,7 +51,7 @@ function volley(plan: Partial<PunchPlan> = {}, hops?: number) {
 
 describe("a side that spreads", () => {
   test("sends once from each of its sockets to the one address, opening each when it is needed", () => {
-    const { run, probes, actions, machine } = volley({}, 4);
+    const { run, probes, actions, machine } = volley({ hops: 4 });
     run();
     expect(new Set(probes().map(({ leg }) => leg)).size).toBe(100);
     expect(new Set(probes().map(({ to }) => JSON.stringify(unpackAddress(to))))).toEqual(
@@ -93,7 +93,7 @@ test("sides that meet use their sockets in turn, each for many ports", () => {
 });
 
 test("sides that meet with few hops send half of their packets twice: first those that die, then the same all the way", () => {
-  const { run, probes } = volley({ role: "meet", sockets: 16, probes: 301 }, 4);
+  const { run, probes, machine } = volley({ role: "meet", sockets: 16, probes: 301, hops: 4 });
   run();
   const said = probes().map(({ leg, to, hops }) => ({ leg, port: unpackAddress(to).port, hops }));
   expect(said).toHaveLength(301);
@@ -102,6 +102,8 @@ test("sides that meet with few hops send half of their packets twice: first thos
   expect(new Set(first.map(({ port }) => port)).size).toBe(151);
   expect(again).toEqual(first.slice(0, 150).map((probe) => ({ ...probe, hops: undefined })));
   expect(new Set(probes().map(({ transaction }) => transaction)).size).toBe(301);
+  // Those that go again take no mapping of their own.
+  expect(machine.mappings).toBe(151);
 });
 
 describe("the rate", () => {
