@@ -89,16 +89,11 @@ export const newPeer = (slot: PeerSlot): DataPeer => ({
   txPackets: 0,
 });
 
-export const newEpoch = (keys: EpochKeys, aead: FrameAead, order: number, isActive: boolean): Epoch => ({
-  keys,
-  aead,
-  order,
-  window: new ReplayWindow(),
-  sequencer: new CounterOrder(),
-  counter: 0,
-  confirmed: isActive,
-  exhaustedReported: false,
-});
+export function newEpoch(keys: EpochKeys, aead: FrameAead, order: number, isActive: boolean): Epoch {
+  const window = new ReplayWindow();
+  const sequencer = new CounterOrder(window);
+  return { keys, aead, order, window, sequencer, counter: 0, confirmed: isActive, exhaustedReported: false };
+}
 
 /** When anything of this peer is due next. */
 export function deadlineOf(peer: DataPeer): Instant | undefined {

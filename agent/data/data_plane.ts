@@ -33,6 +33,7 @@ import { type AeadFactory, createNodeAead } from "./aead.ts";
 import { type DataPeer, deadlineOf, type Epoch, newEpoch, newPeer, type OutgoingPacket } from "./data_peer.ts";
 import { FrameSender, MAX_FRAME_BYTES, REJECT_AFTER_FRAMES, type RekeyLimits } from "./frame_sender.ts";
 import { AddressTable } from "./ip_packet.ts";
+import { ORDERED_BY_COUNTER } from "./path_switch.ts";
 import { finishChecksum, finishPackets, PacketHeaders } from "./packet_headers.ts";
 import {
   type Leg,
@@ -147,7 +148,7 @@ export class DataPlane implements Plane {
       case "keep_order": {
         const peer = this.#peers.get(command.peer);
         if (peer === undefined) break;
-        for (const epoch of peer.epochs.values()) epoch.sequencer.start(epoch.window.newest + 1, now);
+        for (const epoch of peer.epochs.values()) epoch.sequencer.start(now);
         this.#timed.add(peer);
         break;
       }
@@ -263,7 +264,9 @@ export class DataPlane implements Plane {
       if (peer.activityDueAt !== undefined && now >= peer.activityDueAt) this.#reportActivity(peer, now);
       if (peer.pathSwitch.deadline !== undefined) this.#handleAll(peer, peer.pathSwitch.overdue(now), now);
       for (const { sequencer } of peer.epochs.values()) {
-        if (sequencer.isActive) this.#handleAll(peer, sequencer.overdue(now), now);
+        if (!sequencer.isActive) continue;
+        if (peer.pathSwitch.deadline === undefined) this.#handleAll(peer, sequencer.handleFence(), now);
+        this.#handleAll(peer, sequencer.overdue(now), now);
       }
       if (peer.runs !== undefined && now >= peer.runs.deadline) {
         if (peer.runs.isIdle(now)) peer.runs = undefined;
@@ -382,11 +385,12 @@ export class DataPlane implements Plane {
     now: Instant,
   ): void {
     const type = bytes[start] ?? FRAME_PADDING;
+    const { pathSwitch } = peer;
+    const { sequencer } = epoch;
     if (isData(type)) {
-      const { pathSwitch } = peer;
-      if (epoch.sequencer.isActive) {
-        this.#handleAll(peer, epoch.sequencer.accept(counter, bytes.subarray(start, end), now), now);
-      } else if (
+      const ordered = sequencer.accept(counter, peer.fromLeg, bytes, start, end, now);
+      if (ordered !== undefined) this.#handleAll(peer, ordered, now);
+      else if (
         pathSwitch.deadline !== undefined &&
         pathSwitch.holds(sourceName(peer), epoch.order * REJECT_AFTER_FRAMES * 2 + counter, bytes.subarray(start, end))
       ) {
@@ -394,14 +398,18 @@ export class DataPlane implements Plane {
       } else this.#handleData(peer, bytes, start, end, now);
       return;
     }
-    if (epoch.sequencer.isActive) this.#handleAll(peer, epoch.sequencer.accept(counter, undefined, now), now);
+    this.#handleAll(peer, sequencer.handleOther(), now);
     switch (type) {
       case FRAME_SWITCH: {
         const mark = readSwitch(bytes.subarray(start, end));
         this.#timed.add(peer);
         if (mark?.mark === SWITCH_BEGIN) {
-          this.#handleAll(peer, peer.pathSwitch.begin(mark.id, sourceName(peer), mark.holdMs, now), now);
-        } else if (mark?.mark === SWITCH_FENCE) this.#handleAll(peer, peer.pathSwitch.fence(mark.id), now);
+          const source = sequencer.isActive ? ORDERED_BY_COUNTER : sourceName(peer);
+          this.#handleAll(peer, pathSwitch.begin(mark.id, source, mark.holdMs, now), now);
+          if (pathSwitch.deadline !== undefined) sequencer.awaitFence(counter);
+        } else if (mark?.mark === SWITCH_FENCE) this.#handleAll(peer, pathSwitch.fence(mark.id), now);
+        this.#handleAll(peer, sequencer.accept(counter, peer.fromLeg, bytes, end, end, now) ?? [], now);
+        if (pathSwitch.deadline === undefined) this.#handleAll(peer, sequencer.handleFence(), now);
         break;
       }
       case FRAME_CONTROL:

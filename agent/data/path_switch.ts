@@ -7,12 +7,16 @@
  *
  * Nothing is lost or sent twice by this; a lost begin only costs the order, a lost fence only the wait.
  */
+import type { ReplayWindow } from "../../shared/session/replay_window.ts";
 import { after, type Instant } from "../../shared/time.ts";
+import type { Leg } from "./plane.ts";
 
 /** Twice the round trip of the slowest relay worth switching from, whatever the sender asks for; a fence later than that is taken for lost. */
 const MAX_HOLD_MS = 400;
 /** At a gigabit, 400 ms are more than this: then order is given up before memory. */
 const MAX_HELD_BYTES = 16 * 1024 * 1024;
+/** As a source: no frame has it. */
+export const ORDERED_BY_COUNTER = "";
 /** Fences that came before their begin: the old path was the faster one. */
 const MAX_EARLY_FENCES = 8;
 
@@ -42,7 +46,7 @@ export class PathSwitch {
   /**
    * Returns what an unfinished earlier switch still held.
    *
-   * @param source names the path that the begin came on
+   * @param source names the path that the begin came on; ORDERED_BY_COUNTER if CounterOrder holds the frames
    * @param holdMs what the sender asks for: twice the round trip of its old path; 0 for the most there is
    */
   begin(id: number, source: string, holdMs: number, now: Instant): readonly Uint8Array[] {
@@ -86,22 +90,40 @@ export class PathSwitch {
   }
 }
 
-/** How long a change of our own relay connection may take to show, and how long a missing frame is waited for. */
+/** How long a change of our own relay connection may take to show. */
 const ORDER_MS = 1500;
 
 /**
  * Puts frames in the order of their counters for a while: when our own receiving leg changes from one relay connection to another, the
- * sender does not know the moment and cannot mark it. One counter spans all paths, so what is missing is known.
+ * sender does not know the moment and cannot mark it.
+ *
+ * A leg keeps the order of what it carries, so a frame that is missing from it is lost, and waiting for it would cost a TCP inside far more
+ * than the frame. Older frames can come late in two cases only, and only those frames are waited for: data has begun to come by another
+ * leg, until the leg before has brought the rest, or the sender has begun another path (`begin` without its fence). In all other moments a
+ * frame passes as it is. One counter spans all paths, and the replay window knows which have come.
  */
 export class CounterOrder {
+  readonly #window: Pick<ReplayWindow, "mayAccept">;
   #until: Instant | undefined;
+  /** What is below has come, or is not waited for. */
   #next = 0;
-  #seen = new Set<number>();
+  /** Follows the newest data, which came by this leg. */
+  #newest = 0;
+  #leg: Leg = 0;
+  /** The leg before, while it may bring more; undefined when there are several of them. */
+  #oldLeg: Leg | undefined;
+  /** Counters of the first frame of the newest leg, and of the begin of a path whose fence has not come. */
+  #legBegan = 0;
+  #pathBegan = 0;
   #held: Held[] = [];
   #heldBytes = 0;
-  /** Missing frames that were waited for in vain, a row of them counting once. */
-  gapsGivenUp = 0;
   #waitUntil: Instant | undefined;
+  /** Changes after which something was waited for in vain. */
+  gapsGivenUp = 0;
+
+  constructor(window: Pick<ReplayWindow, "mayAccept">) {
+    this.#window = window;
+  }
 
   get isActive(): boolean {
     return this.#until !== undefined;
@@ -111,37 +133,92 @@ export class CounterOrder {
     return this.#waitUntil ?? this.#until;
   }
 
-  /** Begins, or goes on. @param next the counter that follows everything received so far */
-  start(next: number, now: Instant): void {
-    if (this.#until === undefined) this.#next = next;
+  /** Begins, or goes on. */
+  start(now: Instant): void {
+    if (this.#until === undefined) this.#endWait();
     this.#until = after(now, ORDER_MS);
   }
 
   /**
-   * A frame of any kind with this counter has come; `plaintext` when it is data, which is then ours to give out. Returns what may go
-   * now, in order.
+   * A frame of data has come, and is in the replay window; or the mark of a switch, without a plaintext (`start` is `end`). Undefined: it
+   * goes on as it is, and nothing before it. Otherwise what may go now, in order; what may not is kept (a copy).
    */
-  accept(counter: number, plaintext: Uint8Array | undefined, now: Instant): readonly Uint8Array[] {
-    if (counter < this.#next) return plaintext === undefined ? [] : [plaintext];
-    this.#seen.add(counter);
-    if (plaintext !== undefined) {
-      this.#held.push({ counter, plaintext: plaintext.slice() });
-      this.#heldBytes += plaintext.length;
+  accept(
+    counter: number,
+    leg: Leg,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    now: Instant,
+  ): readonly Uint8Array[] | undefined {
+    this.#noteLeg(counter, leg);
+    if (this.#until === undefined) return undefined;
+    this.#advance();
+    if (this.#held.length === 0 && counter < this.#next) return undefined;
+    if (start < end) {
+      this.#held.push({ counter, plaintext: bytes.slice(start, end) });
+      this.#heldBytes += end - start;
+      this.#waitUntil ??= after(now, MAX_HOLD_MS);
     }
-    while (this.#seen.delete(this.#next)) this.#next++;
-    const released = this.#release();
-    this.#waitUntil = this.#held.length === 0 ? undefined : (this.#waitUntil ?? after(now, MAX_HOLD_MS));
-    return this.#heldBytes > MAX_HELD_BYTES ? [...released, ...this.#giveUp()] : released;
+    return this.#heldBytes > MAX_HELD_BYTES ? this.#giveUp() : this.#release();
+  }
+
+  /** A frame of another kind has come, by whatever leg: it may have been what was missing. */
+  handleOther(): readonly Uint8Array[] {
+    if (this.#held.length === 0) return [];
+    this.#advance();
+    return this.#release();
+  }
+
+  /** The sender has begun a new path by this frame, which is not accepted yet: what it sent before is perhaps still coming. */
+  awaitFence(begin: number): void {
+    if (this.#until !== undefined) this.#pathBegan = Math.max(this.#pathBegan, begin);
+  }
+
+  /** The fence has come, or is given up. */
+  handleFence(): readonly Uint8Array[] {
+    this.#pathBegan = 0;
+    return this.handleOther();
   }
 
   /** What has waited long enough: the missing frame is lost. */
   overdue(now: Instant): readonly Uint8Array[] {
     const released = this.#waitUntil !== undefined && now >= this.#waitUntil ? this.#giveUp() : [];
-    if (this.#until !== undefined && now >= this.#until && this.#held.length === 0) {
-      this.#until = undefined;
-      this.#seen.clear();
-    }
+    if (this.#until !== undefined && now >= this.#until && this.#held.length === 0) this.#until = undefined;
     return released;
+  }
+
+  #isWaiting(): boolean {
+    return this.#next < Math.max(this.#legBegan, this.#pathBegan);
+  }
+
+  #noteLeg(counter: number, leg: Leg): void {
+    if (counter >= this.#newest) {
+      this.#newest = counter + 1;
+      if (leg === this.#leg || this.#until === undefined) {
+        this.#leg = leg;
+        return;
+      }
+      this.#oldLeg = this.#isWaiting() ? undefined : this.#leg;
+      this.#leg = leg;
+      this.#legBegan = counter;
+    } else if (leg === this.#oldLeg && counter > this.#next && this.#pathBegan === 0) {
+      // It keeps the order, so what is missing before this is lost.
+      this.#next = Math.min(counter, this.#legBegan);
+    }
+  }
+
+  #advance(): void {
+    while (this.#isWaiting() && !this.#window.mayAccept(this.#next)) this.#next++;
+    if (!this.#isWaiting()) this.#endWait();
+  }
+
+  /** Nothing older comes any more. */
+  #endWait(): void {
+    this.#oldLeg = undefined;
+    this.#legBegan = 0;
+    this.#pathBegan = 0;
+    this.#next = Math.max(this.#next, this.#newest);
   }
 
   /** Everything below `next`. */
@@ -150,16 +227,13 @@ export class CounterOrder {
     if (ready.length === 0) return [];
     this.#held = this.#held.filter(({ counter }) => counter >= this.#next);
     this.#heldBytes = this.#held.reduce((sum, { plaintext }) => sum + plaintext.length, 0);
-    if (this.#held.length > 0) this.#waitUntil = undefined;
+    if (this.#held.length === 0) this.#waitUntil = undefined;
     return ready.map(({ plaintext }) => plaintext);
   }
 
   #giveUp(): readonly Uint8Array[] {
     this.gapsGivenUp++;
-    this.#next = Math.max(this.#next, ...this.#held.map(({ counter }) => counter + 1));
-    for (const counter of this.#seen) if (counter < this.#next) this.#seen.delete(counter);
-    const released = this.#release();
-    this.#waitUntil = undefined;
-    return released;
+    this.#endWait();
+    return this.#release();
   }
 }

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { after, instant } from "../../../../shared/time.ts";
+import { ReplayWindow } from "../../../../shared/session/replay_window.ts";
 import { CounterOrder, PathSwitch } from "../../../../agent/data/path_switch.ts";
 
 const T0 = instant(1000);
@@ -61,25 +62,115 @@ test("a second switch lets go what the first still held", () => {
   expect(pathSwitch.begin(2, "b", 0, T0)).toEqual([bytes(1)]);
 });
 
+/** The old leg and the new one. */
+const OLD = 4;
+const NEW = 5;
+
+/** An order that begins after everything below `next` has come by the old leg. */
+function orderFrom(next: number) {
+  const window = new ReplayWindow();
+  const order = new CounterOrder(window);
+  const receive = (counter: number, leg: number, hasData = true): readonly Uint8Array[] | undefined => {
+    window.accept(counter);
+    return order.accept(counter, leg, bytes(counter), 0, hasData ? 1 : 0, T0);
+  };
+  for (let counter = 0; counter < next; counter++) receive(counter, OLD);
+  order.start(T0);
+  return { window, order, receive };
+}
+
 test("while our own leg changes, frames go out in the order of their counters, whatever leg they came by", () => {
-  const order = new CounterOrder();
-  order.start(10, T0);
-  expect(order.accept(11, bytes(11), T0)).toEqual([]);
-  expect(order.accept(13, bytes(13), T0)).toEqual([]);
-  expect(order.accept(10, bytes(10), T0)).toEqual([bytes(10), bytes(11)]);
-  // 12 is a probe: it fills the gap without being data.
-  expect(order.accept(12, undefined, T0)).toEqual([bytes(13)]);
-  expect(order.accept(14, bytes(14), T0)).toEqual([bytes(14)]);
+  const { order, window, receive } = orderFrom(10);
+  expect(receive(13, NEW)).toEqual([]);
+  expect(receive(14, NEW)).toEqual([]);
+  expect(receive(10, OLD)).toEqual([bytes(10)]);
+  // 11 is a probe: it fills the gap without being data.
+  window.accept(11);
+  expect(order.handleOther()).toEqual([]);
+  expect(receive(12, OLD)).toEqual([bytes(12), bytes(13), bytes(14)]);
+  expect(receive(15, NEW)).toBeUndefined();
 });
 
-test("a frame that is lost while our leg changes is waited for 400 ms, once", () => {
-  const order = new CounterOrder();
-  order.start(10, T0);
-  order.accept(11, bytes(11), T0);
+test("a probe that was the last missing frame lets go what waited", () => {
+  const { order, window, receive } = orderFrom(10);
+  receive(11, NEW);
+  window.accept(10);
+  expect(order.handleOther()).toEqual([bytes(11)]);
+});
+
+test("frames in order pass as they are, with no copy: before our leg changes, at the change and after it", () => {
+  const { receive } = orderFrom(10);
+  expect([10, 11].map((counter) => receive(counter, OLD))).toEqual([undefined, undefined]);
+  expect([12, 13].map((counter) => receive(counter, NEW))).toEqual([undefined, undefined]);
+});
+
+test("a frame lost on the only leg in use is not waited for, and passes if it comes all the same", () => {
+  const { order, receive } = orderFrom(10);
+  expect([11, 12, 10].map((counter) => receive(counter, OLD))).toEqual([undefined, undefined, undefined]);
+  expect([14, 16].map((counter) => receive(counter, NEW))).toEqual([[], []]);
+  expect(receive(13, OLD)).toEqual([bytes(13), bytes(14), bytes(16)]);
+  expect(order.gapsGivenUp).toBe(0);
+});
+
+test("the old leg keeps the order too: what is missing before a frame that it brings is not waited for", () => {
+  const { order, receive } = orderFrom(10);
+  expect(receive(13, NEW)).toEqual([]);
+  expect(receive(11, OLD)).toEqual([bytes(11)]);
+  expect(receive(12, OLD)).toEqual([bytes(12), bytes(13)]);
+  expect(order.gapsGivenUp).toBe(0);
+});
+
+test("the last frames of the old leg, when they are lost, are waited for 400 ms, once", () => {
+  const { order, receive } = orderFrom(10);
+  receive(12, NEW);
   expect(order.overdue(after(T0, 399))).toEqual([]);
-  expect(order.overdue(after(T0, 400))).toEqual([bytes(11)]);
-  expect(order.accept(12, bytes(12), after(T0, 401))).toEqual([bytes(12)]);
-  expect(order.accept(10, bytes(10), after(T0, 402))).toEqual([bytes(10)]);
+  expect(order.deadline).toBe(after(T0, 400));
+  expect(order.overdue(after(T0, 400))).toEqual([bytes(12)]);
+  expect([13, 15, 10].map((counter) => receive(counter, NEW))).toEqual([undefined, undefined, undefined]);
+  expect(order.gapsGivenUp).toBe(1);
   order.overdue(after(T0, 1500));
   expect(order.isActive).toBe(false);
+});
+
+test("where the sender's leg changes as well, frames of both its legs come by one of ours, and wait for the fence", () => {
+  const { order, receive } = orderFrom(10);
+  order.awaitFence(12);
+  expect(receive(12, OLD, false)).toEqual([]);
+  expect(receive(13, OLD)).toEqual([]);
+  expect(receive(10, OLD)).toEqual([bytes(10)]);
+  expect(receive(11, OLD, false)).toEqual([bytes(13)]);
+});
+
+test("the fence ends the wait for what was lost before it", () => {
+  const { order, receive } = orderFrom(10);
+  order.awaitFence(13);
+  receive(13, OLD, false);
+  receive(14, OLD);
+  expect(receive(11, OLD)).toEqual([]);
+  expect(receive(12, OLD, false)).toEqual([]);
+  expect(order.handleFence()).toEqual([bytes(11), bytes(14)]);
+});
+
+test("legs that change twice at once: nothing is taken for lost that either old leg may still bring", () => {
+  const { receive } = orderFrom(10);
+  const THIRD = 6;
+  expect(receive(12, NEW)).toEqual([]);
+  expect(receive(14, THIRD)).toEqual([]);
+  expect(receive(13, NEW)).toEqual([]);
+  expect(receive(10, OLD)).toEqual([bytes(10)]);
+  expect(receive(11, OLD)).toEqual([bytes(11), bytes(12), bytes(13), bytes(14)]);
+});
+
+test("what waits for the old leg is bounded: more than 16 MiB is given up at once", () => {
+  const window = new ReplayWindow();
+  const order = new CounterOrder(window);
+  order.start(T0);
+  const large = new Uint8Array(60_000);
+  let counter = 1;
+  let released: readonly Uint8Array[] | undefined = [];
+  while (released?.length === 0 && counter < 1000) {
+    window.accept(counter);
+    released = order.accept(counter++, NEW, large, 0, large.length, T0);
+  }
+  expect(released).toHaveLength(Math.ceil((16 * 1024 * 1024 + 1) / large.length));
 });
