@@ -5,6 +5,7 @@
  *   --seconds T   as many as fit into T seconds (20)      --from S     the first seed (default: from the clock, so each run is new)
  *   --pairings    instead of random worlds, all 81 pairings of mapping and filtering in turn, at 50 ms round trip
  *   --ladder      worlds with relays, judged by the rung (test/sim/ladder_world.ts)
+ *   --symmetric   with --ladder: symmetric NATs too
  *
  * A failing seed is printed and the exit code is 1. Keep it: add it to test/sim/regressions.test.ts together with the fix.
  */
@@ -21,11 +22,14 @@ const { values } = parseArgs({
     seconds: { type: "string", default: "20" },
     pairings: { type: "boolean", default: false },
     ladder: { type: "boolean", default: false },
+    symmetric: { type: "boolean", default: false },
     help: { type: "boolean", default: false },
   },
 });
 if (values.help) {
-  console.log("Usage: npm run sim -- [--pairings | --ladder] [--seeds N | --seconds T] [--from S] | --seed S");
+  console.log(
+    "Usage: npm run sim -- [--pairings | --ladder [--symmetric]] [--seeds N | --seconds T] [--from S] | --seed S",
+  );
   process.exit(0);
 }
 
@@ -61,7 +65,7 @@ if (failed.length > 0) {
 /** A world that throws has failed too. */
 function judge(seed: number): Verdict {
   try {
-    if (values.ladder) return runLadderWorld(seed);
+    if (values.ladder) return runLadderWorld(seed, values.symmetric);
     const pairing = ALL_PAIRINGS[seed % ALL_PAIRINGS.length];
     return values.pairings && pairing !== undefined ? runPairing(seed, pairing) : runRandomWorld(seed);
   } catch (error) {

@@ -5,7 +5,6 @@
  */
 import { after, type Instant } from "../../shared/time.ts";
 import type { Leg } from "../data/plane.ts";
-import type { Pair } from "./pair.ts";
 import type { Volley } from "./volley.ts";
 
 /** Sockets kept of one peer, once it is clear which of them carry something; one is the rule. */
@@ -18,42 +17,47 @@ const SILENT_MS = 30_000;
 export class ExtraLegs {
   volley: Volley | undefined;
   readonly #kept = new Set<Leg>();
+  /** By socket of the volley, or kept. Not to be read off the pairs: more sockets may be heard than there is room for pairs. */
+  readonly #heardAt = new Map<Leg, Instant>();
   #chosenBy: Instant | undefined;
 
   has(leg: Leg): boolean {
     return this.#kept.has(leg) || this.volley?.hasLeg(leg) === true;
   }
 
+  /** An authentic frame of the peer has come. */
+  noteHeard(leg: Leg, now: Instant): void {
+    if (this.has(leg)) this.#heardAt.set(leg, now);
+  }
+
   /** The volley is over. Returns the sockets that it has no more use for: any on which the peer was heard may be the one it selects. */
-  endVolley(pairs: readonly Pair[], now: Instant): readonly Leg[] {
-    const { volley } = this;
+  endVolley(now: Instant): readonly Leg[] {
+    const legs = this.volley?.legs() ?? [];
     this.volley = undefined;
-    const isHeard = (leg: Leg): boolean => pairs.some((pair) => pair.leg === leg && pair.receivedAt !== undefined);
-    const [heard, others] = partition(volley?.legs() ?? [], isHeard);
+    const heard = legs.filter((leg) => this.#heardAt.has(leg));
     for (const leg of heard) this.#kept.add(leg);
     if (heard.length > 0) this.#chosenBy = after(now, CHOICE_MS);
-    return others;
+    return legs.filter((leg) => !this.#kept.has(leg));
   }
 
   /**
    * The sockets on which the peer has fallen silent, and of too many those where it was last heard longest ago. From here on they are no
    * longer ours.
+   *
+   * @param selected the socket of the selected pair, which is always kept
    */
-  takeSilent(pairs: readonly Pair[], selected: Pair | undefined, now: Instant): readonly Leg[] {
+  takeSilent(selected: Leg | undefined, now: Instant): readonly Leg[] {
     if (this.#kept.size === 0) return [];
-    const unheardMs = (leg: Leg): number => {
-      if (selected?.leg === leg) return 0;
-      return Math.min(...pairs.map((pair) => (pair.leg === leg ? now - (pair.receivedAt ?? -Infinity) : Infinity)));
-    };
-    const [silent, heard] = partition([...this.#kept], (leg) => unheardMs(leg) > SILENT_MS);
+    const heardAt = (leg: Leg): number => (leg === selected ? Infinity : (this.#heardAt.get(leg) ?? -Infinity));
+    const byAge = [...this.#kept].toSorted((a, b) => heardAt(b) - heardAt(a));
     const isChosen = this.#chosenBy !== undefined && now >= this.#chosenBy;
-    const spare = isChosen ? heard.toSorted((a, b) => unheardMs(a) - unheardMs(b)).slice(MAX_KEPT) : [];
     if (isChosen) this.#chosenBy = undefined;
-    for (const leg of [...silent, ...spare]) this.#kept.delete(leg);
-    return [...silent, ...spare];
+    const room = isChosen ? MAX_KEPT : byAge.length;
+    const closed = byAge.filter((leg, index) => index >= room || now - heardAt(leg) > SILENT_MS);
+    for (const leg of closed) {
+      this.#kept.delete(leg);
+      this.#heardAt.delete(leg);
+    }
+    return closed;
   }
-}
-
-function partition<T>(values: readonly T[], fits: (value: T) => boolean): [T[], T[]] {
-  return [values.filter(fits), values.filter((value) => !fits(value))];
 }

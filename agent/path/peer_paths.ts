@@ -145,7 +145,7 @@ export class PeerPaths {
 
   /** Returns the sockets that it has no more use for. */
   endVolley(now: Instant): readonly Leg[] {
-    const unused = this.#extraLegs.endVolley(this.pairs(), now);
+    const unused = this.#extraLegs.endVolley(now);
     this.#pairs.keep((pair) => !unused.includes(pair.leg));
     return unused;
   }
@@ -226,6 +226,7 @@ export class PeerPaths {
     from: TransportAddress,
     now: Instant,
   ): void {
+    this.#extraLegs.noteHeard(leg, now);
     const pair = this.#pairs.get(leg, from) ?? this.#addPeerReflexive(leg, from, now);
     if (pair === undefined) return;
     pair.receivedAt = now;
@@ -296,6 +297,7 @@ export class PeerPaths {
    * @param isProbe its probes say nothing of whether ours arrive; data and answers do, or make it likely
    */
   handleReceived(leg: Leg, from: TransportAddress, isProbe: boolean, now: Instant): void {
+    this.#extraLegs.noteHeard(leg, now);
     const selected = this.#selected;
     const isSelected = selected?.leg === leg && selected.hears(from);
     const known = isSelected ? selected : this.#pairs.get(leg, from);
@@ -400,7 +402,7 @@ export class PeerPaths {
   }
 
   #closeSilentLegs(now: Instant): void {
-    const silent = this.#extraLegs.takeSilent(this.pairs(), this.#selected, now);
+    const silent = this.#extraLegs.takeSilent(this.#selected?.leg, now);
     this.#pairs.keep((pair) => !silent.includes(pair.leg));
     for (const leg of silent) this.#actions.push({ type: "close_leg", leg });
   }

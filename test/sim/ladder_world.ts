@@ -5,7 +5,9 @@
  */
 import type { SimAgent } from "./agent.ts";
 import { LadderTraffic } from "./ladder_traffic.ts";
-import { FULL_CONE, PORT_RESTRICTED_CONE, RESTRICTED_CONE } from "./nats.ts";
+import type { NatBehavior } from "./nat.ts";
+import { FULL_CONE, PORT_RESTRICTED_CONE, RESTRICTED_CONE, SYMMETRIC } from "./nats.ts";
+import { type Expectation, expectationOf } from "./oracle.ts";
 import type { Datagram } from "./network.ts";
 import { SeededRandom } from "./random.ts";
 import type { Verdict } from "./random_world.ts";
@@ -13,7 +15,7 @@ import { World } from "./world.ts";
 
 type Rung = "direct" | "ssh" | "websocket" | "none";
 const RANK: Readonly<Record<Rung, number>> = { direct: 3, ssh: 2, websocket: 1, none: 0 };
-const NATS = [FULL_CONE, RESTRICTED_CONE, PORT_RESTRICTED_CONE] as const;
+const CONES = [FULL_CONE, RESTRICTED_CONE, PORT_RESTRICTED_CONE] as const;
 /** Ten packets of each size a second each way; a hundred through a move that may lose nothing. */
 const GAP_MS = 100;
 const PLANNED_GAP_MS = 10;
@@ -32,6 +34,8 @@ const PATIENCE_MS = 5000;
 const DISTRUST_MS = 12_000;
 /** So long after a router has forgotten TCP a connection may be dead that nobody has asked: longer than any keepalive. */
 const FORGOTTEN_MS = 60_000;
+/** An attempt with many packets, one that failed because something was closed, and the pause after it (target_pauses.ts). */
+const ATTEMPT_MS = 30_000;
 const CHANGES = 6;
 const LARGEST_THAT_PASSES = 1000;
 
@@ -48,12 +52,14 @@ interface Change {
   readonly isPlanned?: boolean;
 }
 
-export function runLadderWorld(seed: number): LadderVerdict {
-  return new LadderWorld(seed).run();
+/** @param hasSymmetric symmetric NATs are among those that the agents are behind */
+export function runLadderWorld(seed: number, hasSymmetric = false): LadderVerdict {
+  return new LadderWorld(seed, hasSymmetric ? [...CONES, SYMMETRIC] : CONES).run();
 }
 
 class LadderWorld {
   readonly #seed: number;
+  readonly #nats: readonly NatBehavior[];
   readonly #plan: SeededRandom;
   readonly #roundTripMs: number;
   readonly #world: World;
@@ -69,16 +75,19 @@ class LadderWorld {
   #wish: "auto" | "ssh" | "websocket" = "auto";
   #wishers: readonly SimAgent[] = [];
   #isDistrusted = false;
+  /** Something was lost between the two that neither can know of: attempts have failed for no reason, and pauses have become long. */
+  #wasDisturbed = false;
   #forgottenAt = -Infinity;
 
-  constructor(seed: number) {
+  constructor(seed: number, nats: readonly NatBehavior[]) {
     this.#seed = seed;
+    this.#nats = nats;
     this.#plan = new SeededRandom(seed ^ 0x1a2b_3c4d);
     this.#roundTripMs = this.#plan.pick([0, 20, 50, 100, 200]);
     const jitterMs = this.#plan.pick([0, 2]);
     this.#world = new World({ seed, roundTripMs: this.#roundTripMs, jitterMs, hasRelays: true });
-    this.#one = this.#world.addAgent("one", this.#plan.pick(NATS));
-    this.#two = this.#world.addAgent("two", this.#plan.pick(NATS));
+    this.#one = this.#world.addAgent("one", this.#plan.pick(this.#nats));
+    this.#two = this.#world.addAgent("two", this.#plan.pick(this.#nats));
     for (const { host } of this.#both) {
       host.isUdpBlocked = this.#plan.chance(40);
       host.isSshBlocked = this.#plan.chance(30);
@@ -160,11 +169,13 @@ class LadderWorld {
       }
       case 6: {
         this.#muted = this.#muted === undefined ? agent : undefined;
+        this.#wasDisturbed = true;
         const what = this.#muted === undefined ? "both directions pass" : `what ${agent.name} sends vanishes`;
         return { what, limitMs: LIMIT_MS, isPlanned: this.#muted === undefined };
       }
       case 7:
         this.#isNarrow = !this.#isNarrow;
+        this.#wasDisturbed = true;
         this.#isDistrusted ||= this.#isNarrow;
         return {
           what: `large datagrams ${this.#isNarrow ? "vanish" : "pass"}`,
@@ -172,7 +183,7 @@ class LadderWorld {
           isPlanned: !this.#isNarrow,
         };
       case 8:
-        agent.moveTo(this.#world.addSite(this.#plan.pick(NATS)));
+        agent.moveTo(this.#world.addSite(this.#plan.pick(this.#nats)));
         return { what: `${agent.name} moves to another network`, limitMs: LIMIT_MS };
       case 9:
         this.#world.changePublicAddress(agent);
@@ -188,7 +199,7 @@ class LadderWorld {
         return { what: `the operator of ${agent.name} chooses ${wish}`, limitMs: LIMIT_MS, isPlanned: true };
       }
       default: {
-        const site = this.#world.addSite(this.#plan.pick(NATS));
+        const site = this.#world.addSite(this.#plan.pick(this.#nats));
         host.isOffline = true;
         agent.loseSignalling();
         agent.sleep();
@@ -226,7 +237,9 @@ class LadderWorld {
   /** Until both have the rung that they should have. */
   #judge({ what, limitMs }: Change): void {
     const trustMs = this.#isDistrusted ? DISTRUST_MS : 0;
-    const limit = limitMs + trustMs + (this.#wish === "auto" ? 0 : PATIENCE_MS) + ROUND_TRIPS * this.#roundTripMs;
+    const attemptMs = this.#expectation === "attempt" ? ATTEMPT_MS : 0;
+    const limit =
+      limitMs + attemptMs + trustMs + (this.#wish === "auto" ? 0 : PATIENCE_MS) + ROUND_TRIPS * this.#roundTripMs;
     const tookMs = this.#talkUntilBest(2 * limit);
     const kind = kindOf(what);
     this.#worstMs.set(kind, Math.max(this.#worstMs.get(kind) ?? 0, tookMs));
@@ -250,12 +263,18 @@ class LadderWorld {
     return { lost, reordered };
   }
 
+  get #expectation(): Expectation {
+    const [one, two] = this.#both.map(({ host }) => host.site?.nat.behavior);
+    return one === undefined || two === undefined ? "plain" : expectationOf(one, two);
+  }
+
   /** By everything but the agents: hosts, sites, and whether the coordinator is there. */
   #bestRung(): Rung {
     const hosts = this.#both.map(({ host }) => host);
     if (hosts.some(({ isOffline }) => isOffline)) return "none";
     const isOpen = this.#muted === undefined && !this.#isNarrow;
-    if (isOpen && hosts.every(({ isUdpBlocked }) => !isUdpBlocked)) return "direct";
+    const isReachable = this.#expectation === "plain" || (this.#expectation === "attempt" && !this.#wasDisturbed);
+    if (isOpen && isReachable && hosts.every(({ isUdpBlocked }) => !isUdpBlocked)) return "direct";
     if (!this.#world.coordinator.isUp) return "none";
     return hosts.some(({ isSshBlocked }) => isSshBlocked) ? "websocket" : "ssh";
   }

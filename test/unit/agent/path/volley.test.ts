@@ -1,10 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { ExtraLegs } from "../../../../agent/path/extra_legs.ts";
-import { Pair } from "../../../../agent/path/pair.ts";
 import type { PunchPlan } from "../../../../agent/path/punch_plan.ts";
 import { TargetPauses } from "../../../../agent/path/target_pauses.ts";
 import { Volley, type VolleyAction } from "../../../../agent/path/volley.ts";
-import { packAddress, unpackAddress } from "../../../../shared/address.ts";
+import { unpackAddress } from "../../../../shared/address.ts";
 import { instant } from "../../../../shared/time.ts";
 
 const TARGET = { ip: "198.51.100.7", port: 41_641 };
@@ -161,49 +160,40 @@ test("a little more than the plan goes to the one ip, for answers, and none else
 });
 
 describe("sockets that stay", () => {
-  const pairOn = (leg: number, receivedAt: number | undefined): Pair => {
-    const pair = new Pair({
-      leg,
-      remote: TARGET,
-      packedRemote: packAddress(TARGET),
-      origin: "peer-reflexive",
-      isTrusted: false,
-      isLocal: false,
-      probesSent: 0,
-    });
-    pair.receivedAt = receivedAt === undefined ? undefined : instant(receivedAt);
-    return pair;
-  };
-
-  test("are those on which the peer was heard, as long as it is heard there, or selected", () => {
+  function ended(heard: (leg: number) => boolean): {
+    legs: ExtraLegs;
+    closed: readonly number[];
+    all: readonly number[];
+  } {
     const legs = new ExtraLegs();
     const { machine, run } = volley();
     run();
     legs.volley = machine;
-    const pairs = [pairOn(-100, 50), pairOn(-99, 60), pairOn(-98, undefined)];
-    expect(legs.endVolley(pairs, instant(60))).toHaveLength(98);
+    const all = machine.legs();
+    for (const leg of all) if (heard(leg)) legs.noteHeard(leg, instant(50));
+    return { legs, closed: legs.endVolley(instant(100)), all };
+  }
+
+  test("are those on which the peer was heard, as long as it is heard there, or selected", () => {
+    const { legs, closed } = ended((leg) => leg === -100 || leg === -99);
+    expect(closed).toHaveLength(98);
     expect([legs.has(-100), legs.has(-99), legs.has(-98)]).toEqual([true, true, false]);
-    expect(legs.takeSilent(pairs, pairs[0], instant(30_000))).toEqual([]);
-    expect(legs.takeSilent(pairs, pairs[0], instant(30_100))).toEqual([-99]);
-    expect(legs.takeSilent(pairs, undefined, instant(30_100))).toEqual([-100]);
+    expect(legs.takeSilent(-100, instant(30_050))).toEqual([]);
+    expect(legs.takeSilent(-100, instant(30_100))).toEqual([-99]);
+    expect(legs.takeSilent(undefined, instant(30_100))).toEqual([-100]);
     expect(legs.has(-100)).toBe(false);
   });
 
   test("are all on which the peer was heard until it has chosen, and then eight: the selected one, and those heard last", () => {
-    const legs = new ExtraLegs();
-    const { machine, run } = volley();
-    run();
-    legs.volley = machine;
-    const pairs = machine.legs().map((leg) => pairOn(leg, 1));
-    const [selected, ...others] = pairs;
-    const chosen = pairs.at(-1);
-    expect(legs.endVolley(pairs, instant(100))).toEqual([]);
-    expect(legs.takeSilent(pairs, selected, instant(15_000))).toEqual([]);
-    if (chosen !== undefined) chosen.receivedAt = instant(14_000);
-    expect(legs.takeSilent(pairs, selected, instant(15_100))).toHaveLength(92);
-    expect(legs.has(selected?.leg ?? 0)).toBe(true);
-    expect(legs.has(chosen?.leg ?? 0)).toBe(true);
-    expect(others.filter(({ leg }) => legs.has(leg))).toHaveLength(7);
+    const { legs, closed, all } = ended(() => true);
+    const [selected = 0] = all;
+    const chosen = all.at(-1) ?? 0;
+    expect(closed).toEqual([]);
+    expect(legs.takeSilent(selected, instant(15_000))).toEqual([]);
+    legs.noteHeard(chosen, instant(14_000));
+    expect(legs.takeSilent(selected, instant(15_100))).toHaveLength(92);
+    expect([selected, chosen].map((leg) => legs.has(leg))).toEqual([true, true]);
+    expect(all.filter((leg) => legs.has(leg))).toHaveLength(8);
   });
 });
 
