@@ -116,7 +116,17 @@ export class MeshAgent {
     const mapsPorts = config.direct && config.portMapping && !this.#withLoopback;
     const onChange = (mapping?: Mapping): void =>
       this.#step((now) => this.node.handlePortMapping(mapping?.external, now));
-    const mapper = { now: this.#now, log: config.log, onChange, onProgress: () => this.#notify() };
+    let hadNoAddress = false;
+    const onProgress = (): void => {
+      const { mapping, refusal } = this.portMapper?.report ?? {};
+      const hasNoAddress = refusal?.reason === "no address";
+      if (hasNoAddress !== hadNoAddress) {
+        hadNoAddress = hasNoAddress;
+        this.#step((now) => this.node.handlePortMapping(mapping?.external, now, hasNoAddress));
+      }
+      this.#notify();
+    };
+    const mapper = { now: this.#now, log: config.log, onChange, onProgress };
     this.portMapper = mapsPorts ? new PortMapper(mapper) : undefined;
     const webSocket = (url: string): WebSocketOptions => {
       const proxy = proxyFor(url, config.proxy);

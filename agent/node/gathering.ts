@@ -102,6 +102,7 @@ export class Gathering {
   #generation = 1;
   #isConnected = true;
   #portMapped: TransportAddress | undefined;
+  #hasGatewayNoAddress = false;
   readonly #reports = new SeenReports();
   #announced = "";
   #signature = "";
@@ -176,10 +177,14 @@ export class Gathering {
     return this.#portMapped !== undefined;
   }
 
-  /** What the gateway says that it forwards to our IPv4 data socket; undefined: nothing. */
-  setPortMapping(address: TransportAddress | undefined): void {
+  /**
+   * @param address what the gateway says that it forwards to our IPv4 data socket; undefined: nothing
+   * @param hasNoAddress the gateway says that it has no public address to map ports at
+   */
+  setPortMapping(address: TransportAddress | undefined, hasNoAddress = false): void {
     const isUsable = address !== undefined && isProbeable(address.ip);
     this.#portMapped = isUsable ? address : undefined;
+    this.#hasGatewayNoAddress = hasNoAddress;
     this.#noteChange();
   }
 
@@ -386,6 +391,7 @@ export class Gathering {
       ipv4: this.#family(4),
       ipv6: this.#family(6),
       portMapped: this.#portMapped,
+      hasGatewayNoAddress: this.#hasGatewayNoAddress,
       reports: this.#reports,
       isPortChosen: this.#isPortChosen,
     };

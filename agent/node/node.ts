@@ -135,9 +135,9 @@ export class Node {
     this.#settle(now);
   }
 
-  /** The transport address that the gateway forwards to our data socket, or none any more. */
-  handlePortMapping(external: TransportAddress | undefined, now: Instant): void {
-    this.#gathering.setPortMapping(external);
+  /** The transport address that the gateway forwards to our data socket, or none any more; it may say that it has no address to map at. */
+  handlePortMapping(external: TransportAddress | undefined, now: Instant, hasNoAddress = false): void {
+    this.#gathering.setPortMapping(external, hasNoAddress);
     this.#settle(now);
   }
 

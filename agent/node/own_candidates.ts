@@ -31,6 +31,8 @@ export interface Learned {
   readonly ipv6: Discovered;
   /** What the gateway says that it forwards to our IPv4 data socket. */
   readonly portMapped: TransportAddress | undefined;
+  /** The gateway says that it has no public address to map ports at. */
+  readonly hasGatewayNoAddress: boolean;
   /** Where peers say that our packets come from. */
   readonly reports: SeenReports;
   /** The operator has named the port of the data sockets, so perhaps forwards it too. */
@@ -57,11 +59,15 @@ export function natReportOf(learned: Learned): NatReport {
   const ipv4 = learned.ipv4.result;
   const hasIPv6 = (learned.ipv6.result?.publicAddresses.length ?? 0) > 0;
   const udpBlocked = ipv4?.udpBlocked === true && !hasIPv6;
+  const outside = {
+    ...(isGatewayBehindNat(learned) ? { isRouterBehindNat: true } : {}),
+    ...(isUnseen(learned) ? { isUnseen: true } : {}),
+  };
   // What happens between us and a coordinator in our own LAN says nothing of the router.
-  if (isCoordinatorInside(learned)) return { ...UNKNOWN_NAT, udpBlocked };
+  if (isCoordinatorInside(learned)) return { ...UNKNOWN_NAT, udpBlocked, ...outside };
   if (isContradicted(learned)) {
     const mapping = "address-and-port-dependent";
-    return { mapping, filtering: ipv4?.filtering, allocation: undefined, udpBlocked, certain: false };
+    return { mapping, filtering: ipv4?.filtering, allocation: undefined, udpBlocked, ...outside, certain: false };
   }
   return {
     mapping: ipv4?.mapping,
@@ -71,6 +77,7 @@ export function natReportOf(learned: Learned): NatReport {
     sharesPorts: ipv4?.allocation?.sharesPorts,
     udpBlocked,
     ...(ipv4?.udpBlocked === true && hasIPv6 ? { isIPv4Blocked: true } : {}),
+    ...outside,
     certain: ipv4?.certain ?? false,
   };
 }
@@ -130,4 +137,19 @@ function isContradicted(learned: Learned): boolean {
 function isCoordinatorInside({ ipv4 }: Learned): boolean {
   const addresses = ipv4.result?.publicAddresses ?? [];
   return addresses.length > 0 && addresses.every(({ ip }) => isPrivate(ip));
+}
+
+/** As far as it can be told from inside: by a gateway that maps ports at another address than the internet's, or has none to map at. */
+function isGatewayBehindNat(learned: Learned): boolean {
+  const seen = learned.ipv4.result?.publicAddresses ?? [];
+  const { portMapped } = learned;
+  if (portMapped === undefined) return learned.hasGatewayNoAddress;
+  if (isCoordinatorInside(learned)) return isPrivate(portMapped.ip);
+  return seen.length > 0 && !seen.some(({ ip }) => ip === portMapped.ip);
+}
+
+/** Neither the coordinator nor the router nor a peer has told us where the internet sees us. */
+function isUnseen(learned: Learned): boolean {
+  const isMappedOutside = learned.portMapped !== undefined && !isPrivate(learned.portMapped.ip);
+  return isCoordinatorInside(learned) && learned.reports.agreed() === undefined && !isMappedOutside;
 }

@@ -31,7 +31,12 @@ const ONE_ADDRESS =
   "Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other";
 const REMEDY_INSIDE =
   "switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible";
-const REMEDY = "a port forward or UPnP on either router would make a direct path possible";
+/** Hairpin joins two inside ports that are known, and here each destination sees another one. */
+const REMEDY_INSIDE_SYMMETRIC =
+  "letting them reach each other inside that network (client isolation off, a route between its parts) would make a direct path possible";
+/** Both machines have reached the coordinator without leaving the network that it is in. */
+const ONE_INSIDE =
+  "Both machines are in the coordinator's own network, and it does not lead from one to the other; allowing UDP between them there (a firewall, client isolation) would make a direct path possible";
 /** What loses probes to peers but not the questions to the coordinator is a rule of one of the two networks. */
 const FIREWALL_REMEDY = "allowing UDP to any address and port on both sides would make one possible";
 
@@ -57,7 +62,11 @@ export function explainNoDirect(
     return `The network of "${remoteName}" blocks UDP; allowing outgoing UDP there would make a direct path possible`;
   }
   // What their routers do towards the internet has nothing to do with it.
-  if (isOneAddress) return `${ONE_ADDRESS}; ${REMEDY_INSIDE}`;
+  if (isOneAddress) {
+    const isSymmetric = defeats(local, remote) || defeats(remote, local);
+    return `${ONE_ADDRESS}; ${isSymmetric ? REMEDY_INSIDE_SYMMETRIC : REMEDY_INSIDE}`;
+  }
+  if (local.isUnseen === true && remote.isUnseen === true) return ONE_INSIDE;
   // One of the two has IPv6, or both: then it is that which does not get through.
   if (local.isIPv4Blocked === true || remote.isIPv4Blocked === true) {
     const there = `the network of "${remoteName}"`;
@@ -69,6 +78,14 @@ export function explainNoDirect(
           : [`This network and ${there} block`, "on both sides"];
     return `${whose} UDP over IPv4, and over IPv6 the two do not reach each other; allowing outgoing UDP over IPv4 ${where}, or IPv6 with UDP on both sides, would make a direct path possible`;
   }
+  if (local.isUnseen === true || remote.isUnseen === true) {
+    const [where, whose] =
+      remote.isUnseen !== true
+        ? ["this machine's own network", "this router"]
+        : [`the network of "${remoteName}"`, "the router there"];
+    return `The coordinator is in ${where}, so nobody has seen the public address of ${whose}; ${remedyOf(local, remote, remoteName, MAPPING)}`;
+  }
+  const remedy = remedyOf(local, remote, remoteName, FORWARD);
   const ours = natLabel(local);
   const theirs = natLabel(remote);
   const obstacle = obstacleOf(local, remote, remoteName);
@@ -76,13 +93,31 @@ export function explainNoDirect(
     const off = switchedOffWords(rules, remoteName);
     const plan = planPunch(local, remote, { limits: rules.limits, failed: record.failed });
     const guessing = off ?? (plan === undefined ? undefined : guessingWords(plan, record, remoteName));
-    return [obstacle, guessing, REMEDY].filter((part) => part !== undefined).join("; ");
+    return [obstacle, guessing, remedy].filter((part) => part !== undefined).join("; ");
   }
   if (ours === "unknown" || theirs === "unknown") {
     const whose = ours === "unknown" ? "this network" : `the network of "${remoteName}"`;
-    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on; ${REMEDY}`;
+    return `No direct path yet: how the router of ${whose} behaves is not known so far; probing goes on; ${remedy}`;
   }
   return `No direct path yet although these routers (${ours}, ${theirs}) allow one: probes are being lost, perhaps in a firewall; probing goes on; ${FIREWALL_REMEDY}`;
+}
+
+/** What helps at a router that shows its public address, and where nobody has seen that: then the router has to say it. */
+const FORWARD = "a port forward or UPnP";
+const MAPPING = "UPnP, NAT-PMP or PCP";
+const BEHIND_NAT = "behind another NAT, as those of a carrier's customers are";
+
+/** One open port is enough, on either side; at a router that is behind a NAT itself it opens nothing. */
+function remedyOf(local: NatReport, remote: NatReport, remoteName: string, what: string): string {
+  const there = `the router of "${remoteName}"`;
+  const [isOursInner, isTheirsInner] = [local.isRouterBehindNat === true, remote.isRouterBehindNat === true];
+  if (isOursInner && isTheirsInner) {
+    return `both routers are ${BEHIND_NAT}, so ${what} on them would not help; a public address from the provider, on either side, with ${what} on the router there would make a direct path possible`;
+  }
+  const inner = (whose: string): string => `; on ${whose} it would not, since that is ${BEHIND_NAT}`;
+  if (isOursInner) return `${what} on ${there} would make a direct path possible${inner("this router")}`;
+  if (isTheirsInner) return `${what} on this router would make a direct path possible${inner(there)}`;
+  return `${what} on either router would make a direct path possible`;
 }
 
 /** What stands against plain simultaneous opening. */

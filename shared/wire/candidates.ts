@@ -2,7 +2,7 @@
  * Candidates and the capabilities that travel with them: in the payload of a handshake, and in a control frame when they change.
  *
  *   candidate list   | generation 4 | NAT mapping 1 | NAT filtering 1 | NAT allocation 1 | flags 1 | count 1 | count x candidate |
- *                    | ports 6, when the flags say so |
+ *                    | ports 6, when the flags say so | more flags 1, likewise |
  *   candidate        | kind 1 (0 host, 1 server-reflexive, 2 port-mapped) | packed address 18 |
  *   ports            | first 2 | last 2 | stride 2 (signed) |
  *
@@ -44,6 +44,12 @@ const FLAG_PORTS_SHARED = 16;
 const FLAG_PORTS_EXCLUSIVE = 32;
 const FLAG_NO_GUESSING = 64;
 const FLAG_IPV4_BLOCKED = 128;
+/** Both together, which says nothing of the ports: more flags follow, those two among them. */
+const FLAGS_MORE = FLAG_PORTS_SHARED | FLAG_PORTS_EXCLUSIVE;
+const MORE_PORTS_SHARED = 1;
+const MORE_PORTS_EXCLUSIVE = 2;
+const MORE_BEHIND_NAT = 4;
+const MORE_UNSEEN = 8;
 
 export const MAX_CANDIDATES = 24;
 
@@ -72,6 +78,10 @@ export interface NatReport {
   readonly udpBlocked: boolean;
   /** Nothing came back over IPv4, though over IPv6. */
   readonly isIPv4Blocked?: boolean | undefined;
+  /** The router's own address is not the one that the internet sees: a carrier's NAT, or another router, stands before it. */
+  readonly isRouterBehindNat?: boolean | undefined;
+  /** The coordinator is in the agent's own network, and nobody else has told the address that the internet sees. */
+  readonly isUnseen?: boolean | undefined;
   readonly certain: boolean;
 }
 
@@ -96,6 +106,8 @@ export interface CandidateList {
 export function writeCandidates(writer: Writer, list: CandidateList): void {
   const { nat } = list;
   const candidates = list.candidates.slice(0, MAX_CANDIDATES);
+  const outside = (nat.isRouterBehindNat === true ? MORE_BEHIND_NAT : 0) | (nat.isUnseen === true ? MORE_UNSEEN : 0);
+  const sharing = nat.sharesPorts === undefined ? 0 : nat.sharesPorts ? FLAG_PORTS_SHARED : FLAG_PORTS_EXCLUSIVE;
   writer
     .u32(list.generation)
     .u8(Math.max(0, MAPPINGS.indexOf(nat.mapping)))
@@ -106,14 +118,19 @@ export function writeCandidates(writer: Writer, list: CandidateList): void {
         (nat.certain ? FLAG_CERTAIN : 0) |
         (nat.ports === undefined ? 0 : FLAG_PORTS) |
         (list.isRootless === true ? FLAG_ROOTLESS : 0) |
-        (nat.sharesPorts === true ? FLAG_PORTS_SHARED : 0) |
-        (nat.sharesPorts === false ? FLAG_PORTS_EXCLUSIVE : 0) |
+        (outside === 0 ? sharing : FLAGS_MORE) |
         (list.isGuessingOff === true ? FLAG_NO_GUESSING : 0) |
         (nat.isIPv4Blocked === true ? FLAG_IPV4_BLOCKED : 0),
     )
     .u8(candidates.length);
   for (const { kind, address } of candidates) writer.u8(KINDS.indexOf(kind)).bytes(packAddress(address));
   if (nat.ports !== undefined) writePorts(writer, nat.ports);
+  if (outside === 0) return;
+  writer.u8(
+    outside |
+      (nat.sharesPorts === true ? MORE_PORTS_SHARED : 0) |
+      (nat.sharesPorts === false ? MORE_PORTS_EXCLUSIVE : 0),
+  );
 }
 
 export function writePorts(writer: Writer, { first, last, stride }: PortRange): void {
@@ -148,8 +165,10 @@ export function readCandidates(reader: Reader): CandidateList | undefined {
     if (kind !== undefined) candidates.push({ kind, address: unpackAddress(address) });
   }
   const ports = (flags & FLAG_PORTS) === 0 ? undefined : readPorts(reader);
+  const more = (flags & FLAGS_MORE) === FLAGS_MORE ? reader.u8() : 0;
   if (reader.failed) return undefined;
-  const [isShared, isExclusive] = [(flags & FLAG_PORTS_SHARED) !== 0, (flags & FLAG_PORTS_EXCLUSIVE) !== 0];
+  const isShared = (more & MORE_PORTS_SHARED) !== 0 || (flags & FLAGS_MORE) === FLAG_PORTS_SHARED;
+  const isExclusive = (more & MORE_PORTS_EXCLUSIVE) !== 0 || (flags & FLAGS_MORE) === FLAG_PORTS_EXCLUSIVE;
   const nat: NatReport = {
     mapping,
     filtering,
@@ -158,6 +177,8 @@ export function readCandidates(reader: Reader): CandidateList | undefined {
     ...(isShared === isExclusive ? {} : { sharesPorts: isShared }),
     udpBlocked: (flags & FLAG_UDP_BLOCKED) !== 0,
     ...((flags & FLAG_IPV4_BLOCKED) === 0 ? {} : { isIPv4Blocked: true }),
+    ...((more & MORE_BEHIND_NAT) === 0 ? {} : { isRouterBehindNat: true }),
+    ...((more & MORE_UNSEEN) === 0 ? {} : { isUnseen: true }),
     certain: (flags & FLAG_CERTAIN) !== 0,
   };
   const isRootless = (flags & FLAG_ROOTLESS) !== 0;

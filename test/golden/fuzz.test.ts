@@ -231,6 +231,8 @@ describe("round trips", () => {
       sharesPorts: fc.option(fc.boolean(), { nil: undefined }),
       udpBlocked: fc.boolean(),
       isIPv4Blocked: fc.constantFrom(undefined, true as const),
+      isRouterBehindNat: fc.constantFrom(undefined, true as const),
+      isUnseen: fc.constantFrom(undefined, true as const),
       certain: fc.boolean(),
     }),
     candidates: fc.array(

@@ -50,7 +50,7 @@ test("portrestricted x portrestricted: by what a third peer has seen", async () 
   });
 });
 
-test("portrestricted x portrestricted alone: nobody can say, so it is relayed, and nobody is blamed", async () => {
+test("portrestricted x portrestricted alone: nobody can say, so it is relayed, why tells it on both sides, and its remedy works", async () => {
   await withLab({ sites: [{ nat: "portrestricted", hosts: 2 }, { nat: "portrestricted" }] }, async (lab) => {
     const { neighbour, others } = await startHomeMesh(lab);
     const [other] = others;
@@ -58,7 +58,16 @@ test("portrestricted x portrestricted alone: nobody can say, so it is relayed, a
     expect(await neighbour.wait(`direct=${other.name}`, 6)).toBe(7);
     const peer = await neighbour.peer(other.name);
     expect(peer.path?.kind).toBe("ssh");
-    expect(peer.why).toMatch(/not known/);
+    const remedy = "UPnP, NAT-PMP or PCP on either router would make a direct path possible";
+    expect(peer.why).toContain(
+      `coordinator is in this machine's own network, so nobody has seen the public address of this router; ${remedy}`,
+    );
+    expect((await other.peer(neighbour.name)).why).toContain(
+      `coordinator is in the network of "${neighbour.name}", so nobody has seen the public address of the router there; ${remedy}`,
+    );
+    if (isMissing) return;
+    await Miniupnpd.start(lab, lab.site(1));
+    await bothDirect(neighbour, other);
   });
 });
 

@@ -113,6 +113,15 @@ describe.skipIf(isMissing)(title, () => {
       const { note } = await mappedAddress(one);
       expect(note).toMatch(words);
       expect((await one.command(["why", two.name])).stdout).toContain(note);
+      // Both sides know which router to open, and it helps.
+      const remedy = "a port forward or UPnP on";
+      await one.waitWhy(two.name, new RegExp(`${remedy} the router of "${two.name}" would`));
+      await two.waitWhy(
+        one.name,
+        new RegExp(`${remedy} this router would .* on the router of "${one.name}" it would not`),
+      );
+      await Miniupnpd.start(lab, lab.site(2));
+      await bothDirect(one, two);
     });
   });
 

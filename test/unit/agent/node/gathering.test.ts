@@ -27,6 +27,30 @@ describe("a port that the router maps", () => {
     expect(addresses(gathering, true)).toContain("port-mapped 100.127.1.2:6000");
   });
 
+  test("tells peers that the router is behind another NAT, when its address is another one or it says that it has none", () => {
+    const gathering = gathered(PUBLIC);
+    const isInner = (): unknown => gathering.natReport().isRouterBehindNat;
+    expect(isInner()).toBeUndefined();
+    gathering.setPortMapping(MAPPED);
+    expect(isInner()).toBeUndefined();
+    gathering.setPortMapping(OTHER_NAT);
+    expect(isInner()).toBe(true);
+    gathering.setPortMapping(undefined);
+    expect(isInner()).toBeUndefined();
+    gathering.setPortMapping(undefined, true);
+    expect(isInner()).toBe(true);
+  });
+
+  test("is how a machine beside the coordinator gets to be seen from outside", () => {
+    const gathering = gathered({ ip: "10.1.0.10", port: 5000 });
+    expect(gathering.natReport()).toMatchObject({ mapping: undefined, isUnseen: true });
+    gathering.setPortMapping(OTHER_NAT);
+    expect(gathering.natReport()).toMatchObject({ isUnseen: true, isRouterBehindNat: true });
+    gathering.setPortMapping(MAPPED);
+    expect(gathering.natReport().isUnseen).toBeUndefined();
+    expect(gathered(PUBLIC).natReport().isUnseen).toBeUndefined();
+  });
+
   test("is not named twice when STUN shows the very same address", () => {
     const gathering = gathered(PUBLIC);
     gathering.setPortMapping(PUBLIC);

@@ -134,17 +134,86 @@ test("a router is blamed only where plain opening cannot do", () => {
 });
 
 test.each(NAMES.flatMap((here) => NAMES.map((there) => [here, there] as const)))(
-  "%s x %s behind one public address: hairpin and the inside network are what is missing, unless UDP is blocked",
+  "%s x %s behind one public address: the inside network is what is missing, or hairpin where that would do, unless UDP is blocked",
   (here, there) => {
     const sentence = explainNoDirect(NETWORKS[here], NETWORKS[there], "nas", NO_ATTEMPTS, true);
     if (here === "UDP blocked" || there === "UDP blocked") expect(sentence).toBe(expected(here, there));
     else {
+      const canHairpin = isDirectExpected(NETWORKS[here], NETWORKS[there]) !== false;
       expect(sentence).toBe(
-        "Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other; switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible",
+        `Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other; ${canHairpin ? "switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router," : "letting them reach each other inside that network (client isolation off, a route between its parts)"} would make a direct path possible`,
       );
     }
   },
 );
+
+describe("a router that is behind another NAT, as a carrier's customer is told by its router", () => {
+  const carried = (name: Network): NatReport => ({ ...NETWORKS[name], isRouterBehindNat: true });
+  const INNER = "behind another NAT, as those of a carrier's customers are";
+  const UNLIKELY = `guessing ports with 4000 packets from each side would succeed once in 260 attempts, ${NORMAL}`;
+
+  test("here: the other router is the one to open", () => {
+    expect(explainNoDirect(carried("symmetric"), NETWORKS.symmetric, "nas")).toBe(
+      `${BOTH}; ${UNLIKELY}; a port forward or UPnP on the router of "nas" would make a direct path possible; on this router it would not, since that is ${INNER}`,
+    );
+  });
+
+  test("there: this router is the one to open", () => {
+    expect(explainNoDirect(NETWORKS.symmetric, carried("port-restricted"), "nas")).toBe(
+      `${HERE} (port-restricted cone); ${SOON} nearly always; a port forward or UPnP on this router would make a direct path possible; on the router of "nas" it would not, since that is ${INNER}`,
+    );
+  });
+
+  test("on both sides: no port forward helps, the provider does", () => {
+    expect(explainNoDirect(carried("symmetric"), carried("symmetric"), "nas")).toBe(
+      `${BOTH}; ${UNLIKELY}; both routers are ${INNER}, so a port forward or UPnP on them would not help; a public address from the provider, on either side, with a port forward or UPnP on the router there would make a direct path possible`,
+    );
+  });
+
+  test("is not blamed where plain opening should do", () => {
+    expect(explainNoDirect(carried("port-restricted"), carried("port-restricted"), "nas")).toBe(
+      expected("port-restricted", "port-restricted"),
+    );
+  });
+
+  test("and both at one carrier that does not turn packets round: that is what is said", () => {
+    const sentence = explainNoDirect(carried("port-restricted"), carried("restricted"), "nas", NO_ATTEMPTS, true);
+    expect(sentence).toBe(
+      "Both machines are behind one public address, and neither the network behind it nor the router or carrier that has it leads from one to the other; switching off client isolation in that network, or switching on hairpin (NAT loopback) at that router, would make a direct path possible",
+    );
+  });
+});
+
+describe("a coordinator inside one peer's network, where nobody has seen that peer's public address", () => {
+  const UNSEEN: NatReport = { ...UNKNOWN_NAT, isUnseen: true };
+  const EITHER = "UPnP, NAT-PMP or PCP on either router would make a direct path possible";
+
+  test.each(NAMES.filter((name) => !name.startsWith("UDP")))("here, %s there", (there) => {
+    expect(explainNoDirect(UNSEEN, NETWORKS[there], "nas")).toBe(
+      `The coordinator is in this machine's own network, so nobody has seen the public address of this router; ${EITHER}`,
+    );
+  });
+
+  test.each(NAMES.filter((name) => !name.startsWith("UDP")))("there, %s here", (here) => {
+    expect(explainNoDirect(NETWORKS[here], UNSEEN, "nas")).toBe(
+      `The coordinator is in the network of "nas", so nobody has seen the public address of the router there; ${EITHER}`,
+    );
+  });
+
+  test("whose router is behind a carrier's NAT: the other router is the one to open", () => {
+    const sentence = explainNoDirect({ ...UNSEEN, isRouterBehindNat: true }, NETWORKS.symmetric, "nas");
+    expect(sentence).toBe(
+      "The coordinator is in this machine's own network, so nobody has seen the public address of this router; UPnP, NAT-PMP or PCP on the router of \"nas\" would make a direct path possible; on this router it would not, since that is behind another NAT, as those of a carrier's customers are",
+    );
+  });
+
+  test("with both machines inside: what lies between them there", () => {
+    expect(explainNoDirect(UNSEEN, UNSEEN, "nas")).toBe(
+      "Both machines are in the coordinator's own network, and it does not lead from one to the other; allowing UDP between them there (a firewall, client isolation) would make a direct path possible",
+    );
+  });
+});
+
 test("guessing that an operator has switched off, here or there", () => {
   const say = (packets: number, isOffThere: boolean): string =>
     explainNoDirect(NETWORKS["port-restricted"], NETWORKS.symmetric, "nas", NO_ATTEMPTS, false, {
