@@ -129,6 +129,8 @@ export interface AgentStatus {
       readonly allocation: string | null;
       readonly ports?: { readonly first: number; readonly last: number; readonly stride: number } | null;
       readonly publicAddress: string | null;
+      readonly mappingLifetimeSeconds?: number | null;
+      readonly mappingForgottenSeconds?: number | null;
     };
     readonly portMapping?: {
       readonly protocol: string | null;
