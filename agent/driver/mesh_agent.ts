@@ -18,6 +18,7 @@ import { Node } from "../node/node.ts";
 import type { Mapping } from "../portmap/port_mapping.ts";
 import { EXIT, UserError } from "../state/user_error.ts";
 import { proxyFor, type WebSocketOptions } from "./bun_websocket.ts";
+import { challengeTimes } from "./challenge_times.ts";
 import { DataWorkerHost } from "./data_worker_host.ts";
 import { Enrolment } from "./enrolment.ts";
 import { engineClock, type Report } from "./engine.ts";
@@ -39,8 +40,6 @@ import { WorkerRequests } from "./worker_requests.ts";
 const HOUSEKEEPING_MS = 5000;
 /** A burst of netlink messages is one change; what comes later is the next one. */
 const NETWORK_SETTLE_MS = 25;
-/** A connection to the coordinator that may be dead has this long, and two round trips, to show that it is not. */
-const CHALLENGE_MS = 300;
 /** After `close` frames have been handed to the worker, they get this long to leave. */
 const GOODBYE_MS = 60;
 
@@ -159,6 +158,7 @@ export class MeshAgent {
       onMessage: (message) => this.#onSignal(message),
       onState: (connected, problem) => this.#onSignalState(connected, problem),
       onWrongFingerprint: (fingerprint) => this.#end(this.#enrolment.wrongCoordinator(fingerprint)),
+      areOthersSilent: (milliseconds) => this.#relays.areSilent(milliseconds),
     });
     worker.onReport = (report) => this.#onReport(report);
   }
@@ -367,7 +367,7 @@ export class MeshAgent {
           this.node.handleSignalState(true, now);
           this.node.handleSignal(message, now);
         });
-        this.#relays.handleWelcome(message.ssh);
+        this.#relays.handleWelcome(message.ssh, message.relayToken);
         void this.#afterWelcome();
         return;
       case "pong":
@@ -474,9 +474,9 @@ export class MeshAgent {
 
   /** The connections to the coordinator may have died with whatever just happened: ask them, and open new ones if they are silent. */
   #challenge(): void {
-    const timeoutMs = CHALLENGE_MS + 2 * (this.#self.rttMs ?? 0);
-    this.#signal.challenge(timeoutMs);
-    this.#relays.challenge(timeoutMs);
+    const times = challengeTimes(this.#self.rttMs);
+    this.#relays.challenge(times.timeoutMs);
+    this.#signal.challenge(times);
     this.portMapper?.doubt();
   }
 

@@ -36,6 +36,7 @@ export interface RelayEvents {
 
 interface Asked {
   readonly nonce: number;
+  readonly at: Instant;
   /** Gives the connection up; undefined for a mark, which only measures. */
   readonly due: ReturnType<typeof setTimeout> | undefined;
 }
@@ -111,6 +112,11 @@ export class RelaySocket {
     this.#ask(setTimeout(() => this.close(), timeoutMs));
   }
 
+  /** Since when a challenge has waited for its answer; undefined: none does. */
+  get silentSince(): Instant | undefined {
+    return this.#asked.find(({ due }) => due !== undefined)?.at;
+  }
+
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -176,7 +182,7 @@ export class RelaySocket {
 
   #ask(due: Asked["due"]): void {
     const nonce = randomInt(2 ** 32);
-    this.#asked.push({ nonce, due });
+    this.#asked.push({ nonce, at: now(), due });
     this.#uplink.onMarked(now());
     this.#socket.send(owned(encodeRelay({ type: "challenge", nonce })));
   }

@@ -63,6 +63,8 @@ export class RelaySsh {
   readonly #client = new Client();
   readonly #channels = new Map<PeerId, Channel>();
   #challenge: ReturnType<typeof setTimeout> | undefined;
+  /** Since when a challenge has waited for its answer; undefined: none does. */
+  #silentSince: Instant | undefined;
   #isUp = false;
   #isClosed = false;
 
@@ -107,13 +109,19 @@ export class RelaySsh {
     });
   }
 
+  get silentSince(): Instant | undefined {
+    return this.#silentSince;
+  }
+
   /** Asks for a sign of life: a channel that nobody offers, whose refusal is one. Without it in time the connection is given up. */
   challenge(timeoutMs: number): void {
     if (!this.#isUp || this.#challenge !== undefined) return;
+    this.#silentSince = now();
     this.#challenge = setTimeout(() => this.close(), timeoutMs);
     this.#client.forwardOut("127.0.0.1", 0, "challenge.relay", 1, (_error, stream: ClientChannel | undefined) => {
       clearTimeout(this.#challenge);
       this.#challenge = undefined;
+      this.#silentSince = undefined;
       stream?.end();
     });
   }

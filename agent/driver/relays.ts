@@ -73,10 +73,11 @@ export class Relays {
   }
 
   /** The coordinator has let us in. */
-  handleWelcome(endpoint: SshEndpoint | undefined): void {
+  handleWelcome(endpoint: SshEndpoint | undefined, token: string | undefined): void {
     this.#isSignalling = true;
     this.#endpoint = endpoint;
     for (const kind of ["ssh", "websocket"] as const) if (!this.#up.has(kind)) this.#options.tellLost(kind);
+    if (token !== undefined) this.handleToken(token);
     this.retryNow();
   }
 
@@ -107,7 +108,7 @@ export class Relays {
   }
 
   handleToken(token: string): void {
-    if (this.#isStopped || this.#socket !== undefined) return;
+    if (this.#isStopped || this.#socket !== undefined || !this.#options.useWebSocket) return;
     const { url, webSocket, onFrames } = this.#options;
     this.#socket = new RelaySocket(
       url(),
@@ -152,6 +153,12 @@ export class Relays {
   challenge(timeoutMs: number): void {
     this.#socket?.challenge(timeoutMs);
     this.#ssh?.challenge(timeoutMs);
+  }
+
+  /** All that are up have waited for an answer for so long; false where none is. */
+  areSilent(milliseconds: number): boolean {
+    const since = [...this.#up].map((kind) => (kind === "ssh" ? this.#ssh : this.#socket)?.silentSince);
+    return since.length > 0 && since.every((at) => at !== undefined && performance.now() - at >= milliseconds);
   }
 
   /** Signalling has died and come back: what was open beside it is not waited for. */

@@ -14,6 +14,8 @@ import {
 } from "../../shared/signal/messages.ts";
 import { X25519Key } from "../../shared/session/primitives.ts";
 import type { Instant } from "../../shared/time.ts";
+import type { ChallengeTimes } from "./challenge_times.ts";
+import { SpareSocket } from "./spare_socket.ts";
 import { WayOut } from "./way_out.ts";
 import { openWebSocket, owned, proxyProblem, type WebSocketOptions } from "./bun_websocket.ts";
 
@@ -49,6 +51,8 @@ export interface SignalClientOptions {
   readonly onState: (connected: boolean, problem: string | undefined) => void;
   /** The coordinator's key is not the one we expect: retrying is of no use. */
   readonly onWrongFingerprint: (fingerprint: string) => void;
+  /** Have the relay connections been asked too, and all been silent for so long? False where there is none. */
+  readonly areOthersSilent: (milliseconds: number) => boolean;
 }
 
 export class SignalClient {
@@ -65,6 +69,7 @@ export class SignalClient {
   #attempts = 0;
   #url = "";
   #wayOut: WayOut | undefined;
+  readonly #spare = new SpareSocket();
 
   constructor(options: SignalClientOptions) {
     this.#options = options;
@@ -86,18 +91,24 @@ export class SignalClient {
   }
 
   /**
-   * Something has happened that may have killed the connection without a word: ask, and open a new one when no answer comes in time.
-   *
-   * @param timeoutMs the round trip and some patience
+   * Something has happened that may have killed the connection without a word: ask, and take another one when no answer comes in time. The
+   * other is opened beside it. When it is there before any answer, on this connection or on the relays, that is evidence enough: one lost
+   * segment would delay one of them.
    */
-  challenge(timeoutMs: number): void {
+  challenge({ timeoutMs, usualMs }: ChallengeTimes): void {
     if (!this.#isOpen || this.#challengeTimer !== undefined) return;
+    const { webSocket, areOthersSilent } = this.#options;
+    const url = this.#url;
     this.send({ type: "ping", id: 0 });
-    this.#challengeTimer = setTimeout(() => {
-      this.#challengeTimer = undefined;
-      this.#fail(NO_ANSWER);
-      this.retryNow();
-    }, timeoutMs);
+    this.#challengeTimer = setTimeout(() => this.#giveUp(NO_ANSWER), timeoutMs);
+    this.#spare.openAfter(
+      usualMs,
+      signalUrl(url),
+      () => webSocket(url),
+      () => {
+        if (areOthersSilent(usualMs)) this.#giveUp(NO_ANSWER);
+      },
+    );
   }
 
   /** Does the machine send from another address than when this connection was opened? Then it is dead, whatever it looks like. */
@@ -120,6 +131,7 @@ export class SignalClient {
 
   stop(): void {
     this.#isStopped = true;
+    this.#spare.close();
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#watchdog);
     clearTimeout(this.#challengeTimer);
@@ -127,7 +139,16 @@ export class SignalClient {
     this.#socket = undefined;
   }
 
-  #connect(): void {
+  /** The challenge was not passed: goes on with the connection that was opened meanwhile, if there is one. */
+  #giveUp(problem: string): void {
+    const spare = this.#spare.take();
+    this.#fail(problem);
+    clearTimeout(this.#retryTimer);
+    this.#retryMs = FIRST_RETRY_MS;
+    this.#connect(spare);
+  }
+
+  #connect(spare?: WebSocket): void {
     const { urls, webSocket, sessionKey, accept } = this.#options;
     const choices = urls();
     const url = choices[this.#attempts % choices.length] ?? "";
@@ -140,13 +161,15 @@ export class SignalClient {
       hello: this.#options.hello(),
       accept,
     });
-    const socket = openWebSocket(signalUrl(url), options);
+    const socket = spare ?? openWebSocket(signalUrl(url), options);
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#channel = channel;
     this.#problem = undefined;
     this.#watch(OPEN_TIMEOUT_MS, "the coordinator did not answer in time");
-    socket.onopen = () => socket.send(owned(channel.start()));
+    const start = (): void => socket.send(owned(channel.start()));
+    if (socket.readyState === WebSocket.OPEN) start();
+    else socket.onopen = start;
     socket.onmessage = (event: MessageEvent<unknown>) => {
       if (this.#socket === socket && event.data instanceof ArrayBuffer) this.#receive(new Uint8Array(event.data));
     };
@@ -161,8 +184,11 @@ export class SignalClient {
         this.#problem ??= options.proxy === undefined ? words : proxyProblem(options.proxy, words);
     };
     socket.onclose = (event: CloseEvent) => {
-      if (this.#socket === socket)
-        this.#lost(this.#problem ?? (event.reason === "" ? "connection closed" : event.reason));
+      if (this.#socket !== socket) return;
+      const problem = this.#problem ?? (event.reason === "" ? "connection closed" : event.reason);
+      // The coordinator, or a router on the way, does not know this connection any more: the answer to the challenge.
+      if (this.#challengeTimer === undefined) this.#lost(problem);
+      else this.#giveUp(problem);
     };
   }
 
@@ -188,6 +214,7 @@ export class SignalClient {
         if (message.type === "pong") {
           clearTimeout(this.#challengeTimer);
           this.#challengeTimer = undefined;
+          this.#spare.close();
         }
         // Not before: a coordinator that accepts and then drops us is not one to come back to at once.
         if (message.type === "welcome") this.#retryMs = FIRST_RETRY_MS;
@@ -228,6 +255,7 @@ export class SignalClient {
     clearTimeout(this.#watchdog);
     clearTimeout(this.#challengeTimer);
     this.#challengeTimer = undefined;
+    this.#spare.close();
     this.#options.onState(false, problem);
     if (this.#isStopped) return;
     const wait = this.#retryMs * (0.5 + Math.random());

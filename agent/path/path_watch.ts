@@ -8,6 +8,7 @@ import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { PacketCounts } from "../data/plane.ts";
 import { Delivery } from "./delivery.ts";
 import type { Pair } from "./pair.ts";
+import { SteadyFlow } from "./steady_flow.ts";
 
 /** While the peer is in use the path is proven anew this often, so `status` shows a fresh round trip (RFC 7675 asks for 5 s). */
 const CONSENT_MS = 5000;
@@ -75,6 +76,7 @@ function quickestAnswerMs(pair: Pair | undefined): number {
 
 export class PathWatch {
   readonly #delivery = new Delivery();
+  readonly #flow = new SteadyFlow();
   /** Unanswered data: when it was first sent after the newest thing we heard. */
   #waitingSince: Instant | undefined;
   /** Until when traffic counts as going on, and traffic of large packets. */
@@ -90,6 +92,7 @@ export class PathWatch {
     this.#waitingSince = undefined;
     this.#doubtedAt = undefined;
     this.#delivery.restart();
+    this.#flow.restart();
   }
 
   /** The session has ended. */
@@ -104,9 +107,10 @@ export class PathWatch {
   }
 
   /** Data moved, one way or the other. */
-  onTraffic(isLarge: boolean, now: Instant): void {
+  onTraffic(isLarge: boolean, received: number, now: Instant): void {
     this.#activeUntil = after(now, ACTIVE_MS);
     if (isLarge) this.#largeUntil = this.#activeUntil;
+    this.#flow.onReceived(received, now);
   }
 
   /** Something left that wants an answer. */
@@ -152,10 +156,15 @@ export class PathWatch {
     return pair.receivedAt !== undefined && now - pair.receivedAt < HEARD_MS;
   }
 
-  /** Probes go unanswered for longer than is usual: what may have died with the path should be looked at. */
-  isSuspect(pair: Pair, now: Instant): boolean {
+  /**
+   * When what may have died with the path should be looked at, unless something is heard before: a report is late, a dense flow from the peer
+   * has stopped, or probes go unanswered for longer than is usual. Asking costs little, and mending takes longer there than here.
+   */
+  suspectAt(pair: Pair): Instant | undefined {
     const { unanswered, unansweredSince } = pair;
-    return unanswered >= 2 && unansweredSince !== undefined && now - unansweredSince > usualAnswerMs(pair);
+    const overdueAt =
+      unanswered < 2 || unansweredSince === undefined ? undefined : after(unansweredSince, usualAnswerMs(pair));
+    return earliest(this.#lateAt(pair, undefined), this.#stoppedAt(pair), overdueAt);
   }
 
   /**
@@ -193,6 +202,12 @@ export class PathWatch {
     return since === undefined ? undefined : after(since, Math.max(SILENT_MS + (pair.rttMs ?? 0), MIN_SILENT_MS));
   }
 
+  /** When a dense flow from the peer counts as stopped; undefined once the path has been asked about it. */
+  #stoppedAt({ lastProbeAt }: Pair): Instant | undefined {
+    const { stopsAt } = this.#flow;
+    return stopsAt === undefined || (lastProbeAt !== undefined && lastProbeAt >= stopsAt) ? undefined : stopsAt;
+  }
+
   /** When a report is late enough to ask, at this time or later. */
   #lateAt(pair: Pair, soonest: Instant | undefined): Instant | undefined {
     const silence = this.#delivery.silence(LATE_PACKETS, 0);
@@ -214,7 +229,7 @@ export class PathWatch {
     const consentAt = provenAt === undefined ? undefined : after(provenAt, quietMs);
     const activeAt = provenAt === undefined ? undefined : after(provenAt, ACTIVE_PROOF_MS);
     const isActive = activeAt !== undefined && this.#activeUntil !== undefined && activeAt <= this.#activeUntil;
-    const at = earliest(unheardAt, lateAt, consentAt, isActive ? activeAt : undefined);
+    const at = earliest(unheardAt, lateAt, consentAt, isActive ? activeAt : undefined, this.#stoppedAt(pair));
     // Whatever is heard meanwhile, no faster than this.
     return at === undefined || soonest === undefined || at > soonest ? at : soonest;
   }

@@ -314,7 +314,7 @@ export class PeerPaths {
 
   /** Data moved on the selected pair, one way or the other: packets that left and came, since the last time. */
   handleTraffic(sent: PacketCounts, received: PacketCounts, now: Instant): void {
-    this.#watch.onTraffic(sent.large + received.large > 0, now);
+    this.#watch.onTraffic(sent.large + received.large > 0, received.small + received.large, now);
     if (sent.small + sent.large > 0) this.#watch.onDataSent(sent, now);
   }
 
@@ -608,6 +608,15 @@ export class PeerPaths {
   }
 
   #watchAt(): Instant | undefined {
+    return earliest(this.#proofAt(), this.#suspectAt());
+  }
+
+  /** Told once in each silence. */
+  #suspectAt(): Instant | undefined {
+    return this.#selected === undefined || this.#isSuspectTold ? undefined : this.#watch.suspectAt(this.#selected);
+  }
+
+  #proofAt(): Instant | undefined {
     const selected = this.#selected;
     if (selected === undefined) return undefined;
     const measuredMs = isIPv6(selected.remote.ip) ? undefined : this.#options.keepaliveMs?.();
@@ -625,14 +634,15 @@ export class PeerPaths {
 
   #watchSelected(now: Instant): void {
     const pair = this.#selected;
-    const at = this.#watchAt();
+    const suspectAt = this.#suspectAt();
+    if (suspectAt !== undefined && now >= suspectAt) {
+      this.#isSuspectTold = true;
+      this.#actions.push({ type: "suspect" });
+    }
+    const at = this.#proofAt();
     if (pair === undefined || at === undefined || now < at) return;
     const verdict = this.#watch.verdict(pair, now);
     if (verdict === "probe") {
-      if (!this.#isSuspectTold && this.#watch.isSuspect(pair, now)) {
-        this.#isSuspectTold = true;
-        this.#actions.push({ type: "suspect" });
-      }
       // What may have died with it must not take over one after the other, each for as long as it takes to find out.
       if (pair.unanswered > 0) this.#probeStandbys(pair, now);
       this.#probe(pair, now);

@@ -279,6 +279,7 @@ export class Hub {
       stunSecret: secret,
       listeners,
       ...(ssh === undefined ? {} : { ssh }),
+      relayToken: this.#relayTokens.issue(peer.id, now),
     });
     this.#requestClock(connection, agent, now);
     for (const message of this.#peers.messagesFor(peer.id)) this.#send(connection, message);

@@ -147,6 +147,8 @@ export const CoordinatorMessage = v.variant("type", [
     ssh: v.optional(
       v.object({ host: Text(253), port: v.pipe(v.number(), v.integer(), v.maxValue(65_535)), hostKey: Base64(256) }),
     ),
+    /** As `relay_token`, without having been asked for. */
+    relayToken: v.optional(Text(64)),
   }),
   /** Waiting for approval; `code` is what the operator types. */
   v.object({ type: v.literal("pending"), code: Text(16) }),

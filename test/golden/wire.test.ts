@@ -102,7 +102,7 @@ test("every type of signalling message has a vector", () => {
   }
 });
 
-const OPTIONAL: ReadonlySet<string> = new Set(["key", "roundTripMs", "ssh"]);
+const OPTIONAL: ReadonlySet<string> = new Set(["key", "roundTripMs", "ssh", "relayToken"]);
 
 /** As JSON has it: without keys that are undefined. */
 const plain = (value: unknown): unknown => (value === undefined ? undefined : JSON.parse(JSON.stringify(value)));

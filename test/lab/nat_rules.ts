@@ -44,8 +44,9 @@ const SEQUENTIAL_PORTS = 16_384;
 const BLOCK_FIRST = 40_000;
 /** Changes the ports of the second host behind a NAT; further hosts get the next numbers. */
 const SCRAMBLE_FIRST = 0x155;
-/** Added to that number when the router has restarted. */
+/** Added to that number each time that the router restarts, and where the ports come round. */
 const REMAP = 0x100;
+const REMAPS = 0x80;
 
 export interface NatDescription {
   readonly kind: NatKind;
@@ -62,14 +63,14 @@ export interface NatDescription {
   /** IPv6 through the router: only what was asked for from inside (default), or everything. */
   readonly ipv6?: "stateful" | "open";
   readonly mappingSeconds?: number;
-  /** Other external ports than without it, for every host of a cone, as after a restart of the router. */
-  readonly remapped?: boolean;
+  /** How often the router has restarted: each time every host of a cone has other external ports. */
+  readonly remapped?: number;
   /** Further nft rules at the very head of the forward chain, before established connections are let through. */
   readonly forward?: readonly string[];
 }
 
 export function natRuleset(nat: NatDescription): string {
-  const hosts = nat.hosts.map((address, index) => insideHost(address, index, nat.remapped === true));
+  const hosts = nat.hosts.map((address, index) => insideHost(address, index, nat.remapped ?? 0));
   return `flush ruleset
 table ip nat {
 ${natTable(nat, hosts)}}
@@ -116,10 +117,10 @@ interface InsideHost {
   readonly scrambled: boolean;
 }
 
-const insideHost = (address: string, index: number, remapped: boolean): InsideHost =>
-  index === 0 && !remapped
+const insideHost = (address: string, index: number, remapped: number): InsideHost =>
+  index === 0 && remapped === 0
     ? { address, port: "udp sport", scrambled: false }
-    : { address, port: `udp sport ^ ${SCRAMBLE_FIRST + index - 1 + (remapped ? REMAP : 0)}`, scrambled: true };
+    : { address, port: `udp sport ^ ${SCRAMBLE_FIRST + index - 1 + REMAP * (remapped % REMAPS)}`, scrambled: true };
 
 /** What each kind remembers about where an inside port has sent to, and so lets back in. */
 const FILTERS = {

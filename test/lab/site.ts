@@ -25,7 +25,7 @@ export interface NatOptions {
   /** Seconds until an idle mapping is forgotten, by the cone tables and by conntrack; default 120 (and conntrack's own 30). */
   readonly mappingSeconds?: number;
   /** Every external port of a cone is another than without this, as after a restart of the router. */
-  readonly remapped?: boolean;
+  readonly remapped?: number;
   /** Further nft rules at the head of the router's forward chain, e.g. `meta length > 1400 drop`. */
   readonly forward?: readonly string[];
 }
@@ -167,6 +167,7 @@ export class Site {
   #nat: SiteNat;
   #natOptions: NatOptions;
   readonly #guestAddresses: string[] = [];
+  #restarts = 0;
   /** The router's public address, once it is another than at the start. */
   #external: string | undefined;
 
@@ -302,7 +303,7 @@ export class Site {
 
   /** The router restarts, and gives every inside port another external one than before. Only a cone. */
   async rebootNat(): Promise<void> {
-    this.#natOptions = { ...this.#natOptions, remapped: this.#natOptions.remapped !== true };
+    this.#natOptions = { ...this.#natOptions, remapped: ++this.#restarts };
     await this.flushConntrack();
   }
 

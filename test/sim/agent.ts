@@ -10,6 +10,7 @@ import { framesOf } from "../../agent/data/send_batch.ts";
 import type { Leg, PlaneReport } from "../../agent/data/plane.ts";
 import type { NodeAction, NodeEvent, PeerView } from "../../agent/node/contract.ts";
 import { DATA_LEG_IPV4, RELAY_LEGS } from "../../agent/node/legs.ts";
+import { challengeTimes } from "../../agent/driver/challenge_times.ts";
 import { Node } from "../../agent/node/node.ts";
 import type { PunchLimits } from "../../agent/path/punch_plan.ts";
 import type { VirtualClock } from "./clock.ts";
@@ -23,8 +24,6 @@ import { type SignalEndpoint, SignalLink } from "./signal_link.ts";
 /** Of the first process. Each further one gets another from its kernel, as without `--udp-port`. */
 const FIRST_DATA_PORT = 41_641;
 const FIRST_TEST_PORT = 50_000;
-/** As mesh_agent.ts. */
-const CHALLENGE_MS = 300;
 const LAST_TEST_PORT = 59_999;
 
 export interface TimedEvent {
@@ -152,9 +151,9 @@ export class SimAgent {
 
   /** The connections to the coordinator may have died: as `#challenge` in mesh_agent.ts. */
   challenge(): void {
-    const timeoutMs = CHALLENGE_MS + 2 * (this.host.delay.upMs + this.host.delay.downMs);
-    this.#link.challenge(timeoutMs);
-    this.#relays?.challenge(timeoutMs);
+    const times = challengeTimes(this.host.delay.upMs + this.host.delay.downMs);
+    this.#link.challenge(times);
+    this.#relays?.challenge(times.timeoutMs);
   }
 
   /** Carried to a network where nobody else is: the old connections are dead, and the driver sees that their address is gone. */
@@ -165,7 +164,7 @@ export class SimAgent {
       this.host.site = site;
     });
     this.loseSignalling();
-    this.#link.challenge(0);
+    this.#link.reopen();
     this.#relays?.challenge(0);
     this.#run(() => this.node.handleInterfaces([{ ip, prefixLength: 24 }], this.now));
   }
@@ -317,6 +316,7 @@ export class SimAgent {
       },
       now: () => this.now,
       onMessage: (message) => this.#onSignal(message),
+      areOthersSilent: () => this.#relays?.areSilent === true,
       onLost: () => {
         if (this.#link !== link || !this.#isRunning) return;
         this.#relays?.reopen();

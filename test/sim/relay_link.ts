@@ -30,8 +30,10 @@ const MAX_RETRY_MS = 15_000;
 const MAX_WANTED_RETRY_MS = 1500;
 const WANTED_POLL_MS = 1000;
 const CONNECT_TIMEOUT_MS = 2500;
-/** Until the first frame can pass, in round trips: a token, TCP and the upgrade; TCP, versions, keys, service, login, channel. */
-const OPEN_ROUND_TRIPS: Readonly<Record<RelayLeg, number>> = { websocket: 3, ssh: 6 };
+/** Until the first frame can pass, in round trips: TCP and the upgrade; TCP, versions, keys, service, login, channel. */
+const OPEN_ROUND_TRIPS: Readonly<Record<RelayLeg, number>> = { websocket: 2, ssh: 6 };
+/** The token for a WebSocket comes with `welcome`; later it has to be asked for. */
+const TOKEN_ROUND_TRIPS: Readonly<Record<RelayLeg, number>> = { websocket: 1, ssh: 0 };
 /** A connection that has died in silence and is not challenged is found out by its keepalives. */
 const KEEPALIVE_MS: Readonly<Record<RelayLeg, number>> = { websocket: 21_000, ssh: 45_000 };
 /** TCP's smallest retransmission timeout on Linux. */
@@ -77,8 +79,14 @@ export class RelayLinks {
     for (const kind of ["ssh", "websocket"] as const) {
       this.#waits[kind] = FIRST_RETRY_MS;
       if (this.#streams.get(kind)?.isUp !== true) this.#options.tellLost(kind);
-      this.#connect(kind);
+      this.#connect(kind, OPEN_ROUND_TRIPS[kind]);
     }
+  }
+
+  /** Those that are up have died, and there are some. */
+  get areSilent(): boolean {
+    const up = [...this.#streams.values()].filter(({ isUp }) => isUp);
+    return up.length > 0 && up.every(({ isDead }) => isDead);
   }
 
   bind(kind: RelayLeg, peer: PeerId): void {
@@ -133,14 +141,14 @@ export class RelayLinks {
     this.#streams.clear();
   }
 
-  #connect(kind: RelayLeg): void {
+  #connect(kind: RelayLeg, roundTrips = OPEN_ROUND_TRIPS[kind] + TOKEN_ROUND_TRIPS[kind]): void {
     const { clock, host, endpoint, id, isSignalling } = this.#options;
     if (this.#isStopped || this.#streams.has(kind) || (kind === "websocket" && !isSignalling())) return;
     const stream: Stream = { leg: undefined, isUp: false, isDead: false, upAt: 0, downAt: 0 };
     this.#streams.set(kind, stream);
     const roundTripMs = host.delay.upMs + host.delay.downMs;
     const isBlocked = host.isOffline || (kind === "ssh" && host.isSshBlocked) || !endpoint.isUp;
-    clock.after(isBlocked ? CONNECT_TIMEOUT_MS : OPEN_ROUND_TRIPS[kind] * roundTripMs + this.#lateness(), () => {
+    clock.after(isBlocked ? CONNECT_TIMEOUT_MS : roundTrips * roundTripMs + this.#lateness(), () => {
       if (this.#streams.get(kind) !== stream) return;
       if (isBlocked || stream.isDead || !endpoint.isUp) return this.#lost(kind, stream);
       stream.isUp = true;

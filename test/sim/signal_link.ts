@@ -4,6 +4,7 @@
  *
  * A stream keeps its order. A lost segment comes late, a dead mapping on the way swallows everything without telling anybody.
  */
+import type { ChallengeTimes } from "../../agent/driver/challenge_times.ts";
 import { AgentChannel } from "../../shared/signal/channel.ts";
 import {
   type AgentMessage,
@@ -36,6 +37,8 @@ export interface SignalEndpoint {
 const FIRST_RETRY_MS = 250;
 const MAX_RETRY_MS = 3500;
 const OPEN_TIMEOUT_MS = 8000;
+/** TCP and the upgrade. */
+const WEBSOCKET_ROUND_TRIPS = 2;
 const SILENCE_TIMEOUT_MS = 25_000;
 /** When TCP on Linux repeats a first segment. */
 const SYN_MS = [1000, 3000, 7000];
@@ -55,6 +58,8 @@ export interface SignalLinkOptions {
   readonly now: () => number;
   readonly onMessage: (message: CoordinatorMessage) => void;
   readonly onLost: () => void;
+  /** As in signal_client.ts; what is alive has answered by the time of the question. */
+  readonly areOthersSilent: () => boolean;
 }
 
 /** One TCP connection. */
@@ -83,7 +88,8 @@ export class SignalLink {
     return this.#stream?.isOpen === true;
   }
 
-  start(): void {
+  /** @param hasSpare a WebSocket is open already, on which nothing has been said */
+  start(hasSpare = false): void {
     const { clock, host, endpoint, sessionKey, hello, random, fingerprint } = this.#options;
     const stream: Stream = {
       connection: undefined,
@@ -113,13 +119,15 @@ export class SignalLink {
         receive: (bytes) => this.#down(stream, () => this.#receive(stream, bytes)),
         closed: () => this.#down(stream, () => this.#lost(stream)),
       });
-      this.#down(stream, () => this.#up(stream, stream.channel.start()));
+      if (hasSpare) this.#up(stream, stream.channel.start());
+      else this.#down(stream, () => this.#up(stream, stream.channel.start()));
     };
     // TCP repeats its first segment where nothing gets out.
     const send = (): void => {
       if (!host.isOffline) clock.after(roundTripMs + host.delay.upMs, arrive);
     };
-    if (host.isOffline) for (const delayMs of SYN_MS) clock.after(delayMs, () => stream.connection ?? send());
+    if (hasSpare && endpoint.isUp) arrive();
+    else if (host.isOffline) for (const delayMs of SYN_MS) clock.after(delayMs, () => stream.connection ?? send());
     else send();
   }
 
@@ -142,13 +150,23 @@ export class SignalLink {
   }
 
   /** Asks for a sign of life; a dead connection is opened anew when none has come. */
-  challenge(timeoutMs: number): void {
+  challenge({ timeoutMs, usualMs }: ChallengeTimes): void {
+    const { clock, host, endpoint, areOthersSilent } = this.#options;
     const stream = this.#stream;
-    this.#options.clock.after(timeoutMs, () => {
-      if (stream?.isDead !== true || this.#stream !== stream) return;
-      this.#retryMs = FIRST_RETRY_MS;
-      this.#lost(stream);
+    const isDead = (): boolean => stream?.isDead === true && this.#stream === stream;
+    const spareMs = usualMs + WEBSOCKET_ROUND_TRIPS * (host.delay.upMs + host.delay.downMs);
+    const canOpen = (): boolean => endpoint.isUp && !host.isOffline;
+    clock.after(spareMs, () => {
+      if (isDead() && canOpen() && areOthersSilent()) this.#giveUp(true);
     });
+    clock.after(timeoutMs, () => {
+      if (isDead()) this.#giveUp(canOpen() && spareMs <= timeoutMs);
+    });
+  }
+
+  /** The driver sees that the connection's own address is gone. */
+  reopen(): void {
+    this.#giveUp(false);
   }
 
   /** The mapping that the connection ran through is gone: from here on its bytes reach nobody. */
@@ -211,16 +229,21 @@ export class SignalLink {
     });
   }
 
-  #lost(stream: Stream): void {
+  #giveUp(hasSpare: boolean): void {
+    const stream = this.#stream;
+    this.#retryMs = FIRST_RETRY_MS;
+    if (stream !== undefined) this.#lost(stream, 0, hasSpare);
+  }
+
+  #lost(stream: Stream, retryMs = this.#retryMs * (0.5 + this.#options.random.next()), hasSpare = false): void {
     if (this.#stream !== stream) return;
-    const { clock, random, endpoint } = this.#options;
+    const { clock, endpoint } = this.#options;
     this.#stream = undefined;
     if (!stream.isDead && stream.connection !== undefined) endpoint.closed(stream.connection);
     this.#options.onLost();
-    const waitMs = this.#retryMs * (0.5 + random.next());
     this.#retryMs = Math.min(this.#retryMs * 2, MAX_RETRY_MS);
-    clock.after(waitMs, () => {
-      if (!this.#isStopped && this.#stream === undefined) this.start();
+    clock.after(retryMs, () => {
+      if (!this.#isStopped && this.#stream === undefined) this.start(hasSpare);
     });
   }
 }

@@ -23,7 +23,7 @@ describe("reports count what came by any path, so late frames of the old one are
       if (now % 100 === 0) {
         pair.onProbeSent(now + 1, at(now - ROUND_TRIP_MS));
         pair.onAnswer(now + 1, at(now));
-        watch.onTraffic(false, at(now));
+        watch.onTraffic(false, 0, at(now));
         watch.onDataSent({ small: 10, large: 0 }, at(now));
         if (now <= lateMs) watch.onDeliveryReport({ small: ++reported, large: 0 }, pair, at(now));
       }

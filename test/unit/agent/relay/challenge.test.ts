@@ -4,6 +4,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { WebSocketServer } from "ws";
 import { afterEach, describe, expect, test } from "vitest";
+import { challengeTimes } from "../../../../agent/driver/challenge_times.ts";
 import { SignalClient } from "../../../../agent/driver/signal_client.ts";
 import { CoordinatorChannel } from "../../../../shared/signal/channel.ts";
 import { encodeMessage } from "../../../../shared/signal/messages.ts";
@@ -13,8 +14,10 @@ import { RelayWorld } from "../../coordinator/relay/relay_world.ts";
 import { agentLeg } from "./agent_leg.ts";
 import { Line } from "./line.ts";
 
-/** As mesh_agent.ts, without a round trip. */
-const CHALLENGE_MS = 300;
+/** Without a round trip. */
+const TIMES = challengeTimes(0);
+const CHALLENGE_MS = TIMES.timeoutMs;
+const AT_ONCE_MS = 100;
 /** Timers of a busy machine. */
 const LATE_MS = 300;
 
@@ -76,7 +79,64 @@ test("an old answer does not vouch for a connection that has died since: what wa
   expect(leg.states[1]?.isUp).toBe(false);
 });
 
-test("signalling that has fallen silent is given up 300 ms after the challenge, and opened anew at once", async () => {
+describe("signalling that has fallen silent", () => {
+  test("is given up 300 ms after the challenge, when no relay is silent too, and goes on with the connection opened beside it", async () => {
+    const { client, line, states, server, lost } = await signalling(() => false);
+    client.challenge(TIMES);
+    await sleep(CHALLENGE_MS + 100);
+    expect(states).toHaveLength(1);
+    line.mute();
+    const askedAt = performance.now();
+    client.challenge(TIMES);
+    const again = setInterval(() => client.challenge(TIMES), 50);
+    closers.push(() => clearInterval(again));
+    await lost;
+    const tookMs = (states[1]?.at ?? 0) - askedAt;
+    expect(states[1]).toMatchObject({ isUp: false, problem: "the coordinator did not answer a challenge" });
+    expect(tookMs).toBeGreaterThanOrEqual(CHALLENGE_MS - 5);
+    expect(tookMs).toBeLessThan(CHALLENGE_MS + LATE_MS);
+    await server.until(2);
+    while (states.length < 3) await sleep(5);
+    expect(states[2]?.isUp).toBe(true);
+    expect(server.connections()).toBe(2);
+  });
+
+  test("and is reset when asked, is opened anew at once", async () => {
+    const { client, line, states, lost } = await signalling(() => false);
+    line.mute();
+    client.challenge({ timeoutMs: 5000, usualMs: 5000 });
+    line.reset();
+    await lost;
+    while (states.length < 3) await sleep(5);
+    // A connection that is lost without a challenge is waited for at least 125 ms.
+    expect((states[2]?.at ?? Infinity) - (states[1]?.at ?? 0)).toBeLessThan(AT_ONCE_MS);
+  });
+
+  test("is given up as soon as another connection is there, when the relays are silent too", async () => {
+    const { client, line, states, lost } = await signalling(() => true);
+    line.mute();
+    const askedAt = performance.now();
+    client.challenge({ timeoutMs: 5000, usualMs: TIMES.usualMs });
+    await lost;
+    expect((states[1]?.at ?? 0) - askedAt).toBeLessThan(TIMES.usualMs + LATE_MS);
+    while (states.length < 3) await sleep(5);
+    expect(states[2]?.isUp).toBe(true);
+  });
+});
+
+test("signalling that answers late stays, and what was opened beside it is closed", async () => {
+  const { client, line, states, server } = await signalling(() => false);
+  line.hold(TIMES.usualMs + 100);
+  client.challenge({ timeoutMs: 2000, usualMs: TIMES.usualMs });
+  await server.until(2);
+  while (server.open() > 1) await sleep(5);
+  await sleep(TIMES.usualMs);
+  expect(states).toHaveLength(1);
+  expect(server.connections()).toBe(2);
+});
+
+/** A client that is connected by a line. */
+async function signalling(areOthersSilent: () => boolean) {
   const server = await signallingServer();
   const line = await Line.to(server.port);
   closers.push(() => line.close(), server.close);
@@ -105,31 +165,22 @@ test("signalling that has fallen silent is given up 300 ms after the challenge, 
       (isUp ? onOpen : onLost)();
     },
     onWrongFingerprint: () => {},
+    areOthersSilent,
   });
   closers.push(() => client.stop());
   client.start();
   await opened;
-  client.challenge(CHALLENGE_MS);
-  await sleep(CHALLENGE_MS + 100);
-  expect(states).toHaveLength(1);
-  line.mute();
-  const askedAt = performance.now();
-  client.challenge(CHALLENGE_MS);
-  const again = setInterval(() => client.challenge(CHALLENGE_MS), 50);
-  closers.push(() => clearInterval(again));
-  await lost;
-  const tookMs = (states[1]?.at ?? 0) - askedAt;
-  expect(states[1]).toMatchObject({ isUp: false, problem: "the coordinator did not answer a challenge" });
-  expect(tookMs).toBeGreaterThanOrEqual(CHALLENGE_MS - 5);
-  expect(tookMs).toBeLessThan(CHALLENGE_MS + LATE_MS);
-  await server.until(2);
-});
+  return { client, line, states, server, lost };
+}
 
 /** As much of a coordinator as answers a hello and pings. */
 async function signallingServer(): Promise<{
   readonly port: number;
   readonly close: () => void;
   readonly until: (connections: number) => Promise<void>;
+  /** So far, and of these still open. */
+  readonly connections: () => number;
+  readonly open: () => number;
 }> {
   const http = createServer();
   const sockets = new WebSocketServer({ server: http });
@@ -154,6 +205,8 @@ async function signallingServer(): Promise<{
       for (const socket of sockets.clients) socket.terminate();
       http.close();
     },
+    connections: () => count,
+    open: () => sockets.clients.size,
     until: (connections) =>
       new Promise((resolve) => {
         const look = (): void => {

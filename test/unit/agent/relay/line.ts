@@ -46,9 +46,23 @@ export class Line {
     for (const socket of this.#sockets) this.#mute.add(socket);
   }
 
+  /** As when one end has forgotten the connections. */
+  reset(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /** What comes down on what is open now waits for so long. */
+  hold(milliseconds: number): void {
+    for (const socket of this.#sockets) socket.pause();
+    const held = [...this.#sockets];
+    setTimeout(() => {
+      for (const socket of held) socket.resume();
+    }, milliseconds);
+  }
+
   close(): void {
     this.#server.close();
-    for (const socket of this.#sockets) socket.destroy();
+    this.reset();
   }
 
   /** Meanwhile what follows waits in the kernel, as it does behind a slow line. */

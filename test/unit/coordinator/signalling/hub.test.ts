@@ -1,4 +1,5 @@
 import * as fc from "fast-check";
+import { instant } from "../../../../shared/time.ts";
 import { describe, expect, test, vi } from "vitest";
 import { approve, remove } from "../../../../coordinator/registry/admission.ts";
 import { utf8 } from "../../../../shared/bytes.ts";
@@ -24,6 +25,14 @@ describe("joining", () => {
       id: laptop.last("welcome")?.stunUsername,
       secret: laptop.last("welcome")?.stunSecret,
     });
+  });
+
+  test("with a token that opens one relay connection, without having been asked for", () => {
+    const world = new World();
+    const laptop = world.join("Laptop");
+    const token = laptop.last("welcome")?.relayToken ?? "";
+    expect(world.hub.redeemRelayToken(token, instant(world.now))).toBe(laptop.id);
+    expect(world.hub.redeemRelayToken(token, instant(world.now))).toBeUndefined();
   });
 
   test("each learns about the others, and when they go and come back", () => {
