@@ -2,7 +2,7 @@
  * A flow of numbered UDP packets through the overlay, and what became of it. Runs inside a host of the lab, under Bun:
  *
  *   flow.ts receive PORT                          prints one JSON line with the account when its input is closed
- *   flow.ts send ADDRESS PORT PER_SECOND SECONDS [BYTES]
+ *   flow.ts send ADDRESS PORT PER_SECOND SECONDS [BYTES]     ends sooner when its input is closed
  *
  * Each packet carries its number and the time of sending.
  */
@@ -76,7 +76,10 @@ async function send(address: string, port: number, perSecond: number, seconds: n
   const startedAt = performance.now();
   const total = perSecond * seconds;
   let number = 0;
-  while (number < total) {
+  let isEnded = false;
+  process.stdin.on("end", () => (isEnded = true));
+  process.stdin.resume();
+  while (number < total && !isEnded) {
     const due = Math.min(total, Math.floor(((performance.now() - startedAt) / 1000) * perSecond));
     for (; number < due; number++) {
       const message = Buffer.alloc(bytes);
@@ -87,6 +90,7 @@ async function send(address: string, port: number, perSecond: number, seconds: n
     }
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
-  console.log(JSON.stringify({ sent: total }));
+  console.log(JSON.stringify({ sent: number }));
   socket.close();
+  process.stdin.destroy();
 }

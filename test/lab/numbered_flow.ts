@@ -9,6 +9,9 @@ const PORT = 5201;
 const BYTES = 200;
 const PER_SECOND = 1000;
 const START_TIMEOUT_MS = 5000;
+/** Of a flow that ends with what happens meanwhile: any test is over by then; and what follows a move shows in so much more of it. */
+const LONGEST_SECONDS = 60;
+const AFTERWARDS_MS = 500;
 /** Beyond the flow's own length. */
 const END_TIMEOUT_MS = 15_000;
 /** What may still be on its way when the sender ends: longer than any reorder buffer holds. */
@@ -20,11 +23,15 @@ export interface FlowReport {
   readonly lost: number;
 }
 
-/** Runs `during` while packets flow for so many seconds. */
+/**
+ * Runs `during` while packets flow.
+ *
+ * @param seconds so long they flow, whatever `during` takes; undefined: until it has ended, and a moment longer
+ */
 export async function withFlow(
   from: MeshAgent,
   to: MeshAgent,
-  seconds: number,
+  seconds: number | undefined,
   during: () => Promise<void>,
   options: { readonly perSecond?: number; readonly port?: number; readonly bytes?: number } = {},
 ): Promise<FlowReport> {
@@ -39,14 +46,18 @@ export async function withFlow(
     meshIPv4,
     `${port}`,
     `${perSecond}`,
-    `${seconds}`,
+    `${seconds ?? LONGEST_SECONDS}`,
     `${bytes}`,
   ]);
   await during();
+  if (seconds === undefined) {
+    await sleep(AFTERWARDS_MS);
+    sender.closeInput();
+  }
   const { sent } = await sender.waitFor(
     "sender",
     ({ text }) => (text.startsWith("{") ? (JSON.parse(text) as { sent: number }) : undefined),
-    seconds * 1000 + END_TIMEOUT_MS,
+    (seconds ?? 0) * 1000 + END_TIMEOUT_MS,
   );
   await sleep(LINGER_MS);
   receiver.closeInput();
