@@ -17,6 +17,8 @@ export interface Epoch {
   readonly sequencer: CounterOrder;
   counter: number;
   confirmed: boolean;
+  /** The newest authentic frame. */
+  receivedAt: Instant | undefined;
   exhaustedReported: boolean;
 }
 
@@ -92,7 +94,17 @@ export const newPeer = (slot: PeerSlot): DataPeer => ({
 export function newEpoch(keys: EpochKeys, aead: FrameAead, order: number, isActive: boolean): Epoch {
   const window = new ReplayWindow();
   const sequencer = new CounterOrder(window);
-  return { keys, aead, order, window, sequencer, counter: 0, confirmed: isActive, exhaustedReported: false };
+  return {
+    keys,
+    aead,
+    order,
+    window,
+    sequencer,
+    counter: 0,
+    confirmed: isActive,
+    receivedAt: undefined,
+    exhaustedReported: false,
+  };
 }
 
 /** When anything of this peer is due next. */

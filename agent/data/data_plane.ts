@@ -57,6 +57,8 @@ const MAX_PACKET_BYTES = 65_535;
 const WANTED_INTERVAL_MS = 1000;
 /** Between two reports of activity. The first packet after a pause is told at once: a slow flow's death would show that much later. */
 const ACTIVITY_INTERVAL_MS = 100;
+/** Frames further apart do not overtake each other: no path is slower than another by more than 200 ms, or order is not promised. */
+const IN_FLIGHT_MS = 250;
 /** STUN and handshake datagrams handed to control each second; more is a flood. */
 const MAX_DATAGRAMS_PER_SECOND = 2000;
 /** Half of the largest packet that the TUN device gives: whether such pass is worth a proof of its own. */
@@ -148,7 +150,10 @@ export class DataPlane implements Plane {
       case "keep_order": {
         const peer = this.#peers.get(command.peer);
         if (peer === undefined) break;
-        for (const epoch of peer.epochs.values()) epoch.sequencer.start(now);
+        for (const { sequencer, receivedAt } of peer.epochs.values()) {
+          // What was lost in an outage must not be waited for when the first frame after it comes.
+          if (receivedAt !== undefined && now - receivedAt <= IN_FLIGHT_MS) sequencer.start(now);
+        }
         this.#timed.add(peer);
         break;
       }
@@ -347,6 +352,7 @@ export class DataPlane implements Plane {
       return;
     }
     epoch.window.accept(counter);
+    epoch.receivedAt = now;
     if (!epoch.confirmed) {
       epoch.confirmed = true;
       this.#io.report({ type: "epoch_confirmed", peer: peer.slot, localIndex: epoch.keys.localIndex, at: now });

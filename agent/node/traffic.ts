@@ -144,6 +144,8 @@ export class Traffic {
     if (!this.#outbox.relays[kind]) return;
     if (kind === "websocket") this.#outbox.push({ type: "relay_open", kind, peer: peer.id });
     this.#bindSsh(peer);
+    const { ssh, websocket } = this.#outbox.relays;
+    if (ssh && websocket && peer.route !== undefined && peer.route.kind !== "direct") this.#keepOrder(peer);
   }
 
   /** A relay connection of ours was lost: a peer that was to come by it comes by the other one. */
@@ -156,10 +158,14 @@ export class Traffic {
     peer.wishUntil = wishOf(peer) === "auto" ? undefined : after(now, WISH_PATIENCE_MS);
     if (this.#outbox.relays.ssh && peer.session.isEstablished) {
       this.#bindSsh(peer);
-      // What the peer sends will come by another of our connections soon, and only we can know.
-      this.#outbox.plane({ type: "keep_order", peer: peer.slot });
+      this.#keepOrder(peer);
     }
     this.updateRoute(peer, reason, now);
+  }
+
+  /** What the peer sends will come by another of our connections soon, and only we can know. */
+  #keepOrder(peer: Peer): void {
+    this.#outbox.plane({ type: "keep_order", peer: peer.slot });
   }
 
   /** Looks whether a wish has been waited for long enough. */
