@@ -151,8 +151,7 @@ export class DataPlane implements Plane {
         const peer = this.#peers.get(command.peer);
         if (peer === undefined) break;
         for (const { sequencer, receivedAt } of peer.epochs.values()) {
-          // What was lost in an outage must not be waited for when the first frame after it comes.
-          if (receivedAt !== undefined && now - receivedAt <= IN_FLIGHT_MS) sequencer.start(now);
+          sequencer.start(now, receivedAt === undefined || now - receivedAt > IN_FLIGHT_MS);
         }
         this.#timed.add(peer);
         break;

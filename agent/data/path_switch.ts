@@ -115,6 +115,8 @@ export class CounterOrder {
   /** Counters of the first frame of the newest leg, and of the begin of a path whose fence has not come. */
   #legBegan = 0;
   #pathBegan = 0;
+  /** The next frame is the first: its leg is not another one than before. */
+  #isAfterPause = false;
   #held: Held[] = [];
   #heldBytes = 0;
   #waitUntil: Instant | undefined;
@@ -133,10 +135,15 @@ export class CounterOrder {
     return this.#waitUntil ?? this.#until;
   }
 
-  /** Begins, or goes on. */
-  start(now: Instant): void {
+  /**
+   * Begins, or goes on.
+   *
+   * @param isAfterPause nothing has come lately: perhaps there was an outage, and what is missing before the next frame is not waited for
+   */
+  start(now: Instant, isAfterPause = false): void {
     if (this.#until === undefined) this.#endWait();
     this.#until = after(now, ORDER_MS);
+    this.#isAfterPause = isAfterPause;
   }
 
   /**
@@ -195,7 +202,8 @@ export class CounterOrder {
   #noteLeg(counter: number, leg: Leg): void {
     if (counter >= this.#newest) {
       this.#newest = counter + 1;
-      if (leg === this.#leg || this.#until === undefined) {
+      if (leg === this.#leg || this.#until === undefined || this.#isAfterPause) {
+        this.#isAfterPause = false;
         this.#leg = leg;
         return;
       }

@@ -104,6 +104,14 @@ test("frames in order pass as they are, with no copy: before our leg changes, at
   expect([12, 13].map((counter) => receive(counter, NEW))).toEqual([undefined, undefined]);
 });
 
+test("after an outage the first frame goes out at once by whatever leg, and the order is kept from there on", () => {
+  const { order, receive } = orderFrom(10);
+  order.start(T0, true);
+  expect(receive(50, NEW)).toBeUndefined();
+  expect(receive(53, OLD)).toEqual([]);
+  expect([51, 52].map((counter) => receive(counter, NEW))).toEqual([[bytes(51)], [bytes(52), bytes(53)]]);
+});
+
 test("a frame lost on the only leg in use is not waited for, and passes if it comes all the same", () => {
   const { order, receive } = orderFrom(10);
   expect([11, 12, 10].map((counter) => receive(counter, OLD))).toEqual([undefined, undefined, undefined]);
