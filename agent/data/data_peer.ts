@@ -3,6 +3,7 @@ import { ReplayWindow } from "../../shared/session/replay_window.ts";
 import type { EpochKeys } from "../../shared/session/peer_session.ts";
 import { earliest, type Instant } from "../../shared/time.ts";
 import type { FrameAead } from "./aead.ts";
+import { LossSigns } from "./loss_signs.ts";
 import type { Leg, PathRef, PeerSlot } from "./plane.ts";
 import { CounterOrder, PathSwitch } from "./path_switch.ts";
 import { Reassembly } from "./reassembly.ts";
@@ -48,6 +49,7 @@ export interface DataPeer {
   sendFailedAt: Instant | undefined;
   fragmentId: number;
   runId: number;
+  readonly lossSigns: LossSigns;
   readonly pathSwitch: PathSwitch;
   switchId: number;
   /** Activity since the last report, and where the newest frame came from. */
@@ -77,6 +79,7 @@ export const newPeer = (slot: PeerSlot): DataPeer => ({
   sendFailedAt: undefined,
   fragmentId: 0,
   runId: 0,
+  lossSigns: new LossSigns(),
   pathSwitch: new PathSwitch(),
   switchId: 0,
   sent: { small: 0, large: 0 },

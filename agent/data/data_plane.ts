@@ -509,6 +509,7 @@ export class DataPlane implements Plane {
     segmentBytes = 0,
   ): void {
     if (!this.#isWelcome(peer, packet, 0, packet.length)) return;
+    if (segmentBytes === 0) peer.lossSigns.note(packet);
     this.#countReceived(
       peer,
       packet.length,

@@ -150,7 +150,8 @@ export class FrameSender {
       return;
     }
     const id = peer.runId++;
-    cutRun(bytes, start, end, { id, headers, segmentBytes, bodyBytes }, (from, length) => {
+    const isAligned = peer.lossSigns.isLossy;
+    cutRun(bytes, start, end, { id, headers, segmentBytes, bodyBytes, isAligned }, (from, length) => {
       this.#seal(peer, epoch, path, bytes, from, length, now);
     });
   }

@@ -3,6 +3,10 @@
  *
  * All pieces of a run fill their frames, so that the kernel can send them in one call; only the last is shorter. Nothing is copied: each
  * header is written over the end of the piece before, which has been sealed by then. So the bytes are worth nothing afterwards.
+ *
+ * A frame that is full ends somewhere in a segment, and when it is lost, TCP sends both segments again that it had a part in. On a way that
+ * loses, pieces therefore end where segments end. Then the first two are larger than the others and leave in a call of their own, which
+ * costs a tenth of the CPU time where nothing is lost.
  */
 import { SEGMENT_HEADER_BYTES, SEGMENT_SIZE_BYTES, writeSegmentHeader } from "../../shared/wire/frame.ts";
 import { MAX_HEADERS_BYTES, type PacketHeaders } from "./packet_headers.ts";
@@ -32,19 +36,23 @@ export function cutRun(
     readonly headers: PacketHeaders;
     readonly segmentBytes: number;
     readonly bodyBytes: number;
+    /** Pieces end with segments, where one fits into a frame. */
+    readonly isAligned: boolean;
   },
   seal: (from: number, length: number) => void,
 ): void {
   const headerBytes = run.headers.bytes;
   const payload = start + headerBytes;
   const total = end - payload;
-  const { id, segmentBytes, bodyBytes } = run;
+  const { id, segmentBytes, bodyBytes, isAligned } = run;
   let from = start - SEGMENT_SIZE_BYTES;
   bytes[from] = segmentBytes >>> 8;
   bytes[from + 1] = segmentBytes;
   let offset = 0;
   while (true) {
-    const stop = Math.min(from + bodyBytes, end);
+    const most = from + bodyBytes;
+    const whole = most - ((most - payload) % segmentBytes);
+    const stop = Math.min(isAligned && whole > Math.max(from, payload) ? whole : most, end);
     writeSegmentHeader(bytes, from - SEGMENT_HEADER_BYTES, id, offset, total);
     const isFirst = offset === 0;
     offset = stop - payload;

@@ -180,7 +180,7 @@ const run: Codec<RunValue> = {
     const headers = new PacketHeaders();
     if (!headers.parse(bytes, RUN_ROOM_BEFORE, end)) throw new Error("No TCP or UDP packet");
     const frames: number[] = [];
-    cutRun(bytes, RUN_ROOM_BEFORE, end, { id, headers, segmentBytes, bodyBytes }, (from, length) => {
+    cutRun(bytes, RUN_ROOM_BEFORE, end, { id, headers, segmentBytes, bodyBytes, isAligned: false }, (from, length) => {
       frames.push(length >> 8, length & 0xff, ...bytes.subarray(from, from + length));
     });
     return Uint8Array.from(frames);

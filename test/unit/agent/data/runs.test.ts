@@ -6,9 +6,16 @@ import { PACKET_ROOM_BEFORE, PACKET_ROOM_BEHIND, type PacketOffload } from "../.
 import { RunAssembly } from "../../../../agent/data/run_assembly.ts";
 import { cutRun } from "../../../../agent/data/run_cutter.ts";
 import { after } from "../../../../shared/time.ts";
-import { SEGMENT_HEADER_BYTES } from "../../../../shared/wire/frame.ts";
+import { SEGMENT_HEADER_BYTES, segmentOffset } from "../../../../shared/wire/frame.ts";
 import { carry, drops, ipv4Packet, makePair, PEER, type Side, T0 } from "./planes.ts";
-import { countingBytes, type Part, readPart, superPacket, type SuperPacketOptions } from "./super_packets.ts";
+import {
+  acknowledgement,
+  countingBytes,
+  type Part,
+  readPart,
+  superPacket,
+  type SuperPacketOptions,
+} from "./super_packets.ts";
 
 const MTU = 1472;
 const FRAME_OVERHEAD = 29 + SEGMENT_HEADER_BYTES;
@@ -105,6 +112,23 @@ describe("a TCP super-packet", () => {
     expect(drops(b)).toEqual({});
   });
 
+  test("is cut where segments end once the peer's acknowledgements tell of holes, so that a lost frame costs one of them", () => {
+    const segmentBytes = 1380;
+    const payload = countingBytes(20 * segmentBytes);
+    const run = { ...between("100.96.0"), protocol: "tcp", segmentBytes, payload, options: 12 } as const;
+    const partsWithout = (isLossy: boolean): readonly number[] => {
+      const { a, b } = makePair({ mtu: MTU });
+      if (isLossy) tellOfHoles(b, a);
+      send(a, run);
+      const frames = a.world.take();
+      carry(a, b, [...frames.slice(0, 9), ...frames.slice(10)]);
+      b.plane.handleTimeout(after(T0, 2));
+      return b.world.delivered.map((packet) => readPart(packet).payload.length);
+    };
+    expect(partsWithout(true)).toEqual(Array.from({ length: 19 }, () => segmentBytes));
+    expect(partsWithout(false).filter((length) => length !== segmentBytes).length).toBeGreaterThan(0);
+  });
+
   test("gives its memory back after a second without runs", () => {
     const { a, b } = makePair({ mtu: MTU });
     send(a, { ...between("100.96.0"), protocol: "tcp", segmentBytes: 1228, payload: countingBytes(6000) });
@@ -171,10 +195,12 @@ describe("any loss, order and duplication of frames", () => {
           options: fc.constantFrom(0, 12, 40),
           fates: fc.infiniteStream(fc.integer({ min: 0, max: 99 })),
           runs: fc.integer({ min: 1, max: 3 }),
+          isLossy: fc.boolean(),
         }),
-        ({ mtu, more, segmentBytes, is6, options, fates, runs }) => {
+        ({ mtu, more, segmentBytes, is6, options, fates, runs, isLossy }) => {
           const fate = (): number => fates.next().value ?? 0;
           const { a, b } = makePair({ mtu });
+          if (isLossy) tellOfHoles(b, a);
           for (let run = 0; run < runs; run++) {
             const payload = countingBytes(segmentBytes + more + run);
             send(a, {
@@ -337,6 +363,7 @@ describe("a hostile peer", () => {
 test("cutting leaves nothing out, whatever the sizes", () => {
   fc.assert(
     fc.property(fc.integer({ min: 106, max: 3000 }), fc.integer({ min: 1, max: 20_000 }), (bodyBytes, length) => {
+      const isAligned = false;
       const { packet } = superPacket({
         ...between("100.96.0"),
         protocol: "tcp",
@@ -349,9 +376,15 @@ test("cutting leaves nothing out, whatever the sizes", () => {
       headers.parse(packet, 0, packet.length);
       const end = PACKET_ROOM_BEFORE + packet.length;
       const sizes: number[] = [];
-      cutRun(bytes, PACKET_ROOM_BEFORE, end, { id: 1, headers, segmentBytes: 64, bodyBytes }, (_from, size) => {
-        sizes.push(size - SEGMENT_HEADER_BYTES);
-      });
+      cutRun(
+        bytes,
+        PACKET_ROOM_BEFORE,
+        end,
+        { id: 1, headers, segmentBytes: 64, bodyBytes, isAligned },
+        (_from, size) => {
+          sizes.push(size - SEGMENT_HEADER_BYTES);
+        },
+      );
       expect(sizes.slice(0, -1).every((size, i) => size === bodyBytes || i === sizes.length - 2)).toBe(true);
       expect(sizes.every((size) => size <= bodyBytes)).toBe(true);
       const headerBytes = 42;
@@ -360,8 +393,45 @@ test("cutting leaves nothing out, whatever the sizes", () => {
   );
 });
 
+test("cutting where segments end leaves nothing out either, and parts no segment but one that no frame has room for", () => {
+  const segments = fc.integer({ min: 64, max: 1500 });
+  const cases = [fc.integer({ min: 106, max: 3000 }), segments, fc.integer({ min: 1, max: 20_000 })] as const;
+  fc.assert(
+    fc.property(...cases, (bodyBytes, segmentBytes, length) => {
+      const payload = countingBytes(length);
+      const { packet } = superPacket({ ...between("100.96.0"), protocol: "tcp", payload, segmentBytes });
+      const bytes = new Uint8Array(PACKET_ROOM_BEFORE + packet.length + PACKET_ROOM_BEHIND);
+      bytes.set(packet, PACKET_ROOM_BEFORE);
+      const headers = new PacketHeaders();
+      headers.parse(packet, 0, packet.length);
+      const run = { id: 1, headers, segmentBytes, bodyBytes, isAligned: true };
+      const stops: number[] = [];
+      let sum = 0;
+      cutRun(bytes, PACKET_ROOM_BEFORE, PACKET_ROOM_BEFORE + packet.length, run, (from, size) => {
+        expect(size - SEGMENT_HEADER_BYTES).toBeLessThanOrEqual(bodyBytes);
+        stops.push(segmentOffset(bytes, from));
+        sum += size - SEGMENT_HEADER_BYTES;
+      });
+      expect(sum).toBe(length + 42 * (stops.length > 1 ? 2 : 1));
+      // The headers take the room of a segment in the first frame at most.
+      const parted = stops.slice(bodyBytes - 42 < segmentBytes ? 2 : 1).filter((stop) => stop !== length);
+      if (bodyBytes >= segmentBytes) expect(parted.filter((stop) => stop % segmentBytes !== 0)).toEqual([]);
+    }),
+  );
+});
+
 const between = (net: string): { source: string; destination: string } =>
   net.includes(":") ? { source: `${net}:1`, destination: `${net}:2` } : { source: `${net}.1`, destination: `${net}.2` };
+
+/** What makes `to` take its way to `from` for one that loses. */
+function tellOfHoles(from: Side, to: Side): void {
+  for (let i = 0; i < 32; i++) {
+    const { packet, offload } = acknowledgement("100.96.0.2", "100.96.0.1", true);
+    handle(from, packet, offload);
+  }
+  carry(from, to);
+  to.world.delivered.splice(0);
+}
 
 /** Hands a packet to a plane as the engine does: in a buffer with room around it. */
 function handle(side: Side, packet: Uint8Array, offload: PacketOffload): void {

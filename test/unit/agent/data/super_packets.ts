@@ -59,6 +59,23 @@ export function superPacket(options: SuperPacketOptions): { packet: Uint8Array; 
   return { packet, offload: { isUnfinished: true, checksumStart: ipLength, checksumOffset, segmentBytes } };
 }
 
+/** An acknowledgement with timestamps, and perhaps a SACK block. */
+export function acknowledgement(source: string, destination: string, hasSack: boolean): ReturnType<typeof superPacket> {
+  const options = hasSack ? 24 : 12;
+  const made = superPacket({
+    protocol: "tcp",
+    source,
+    destination,
+    payload: new Uint8Array(),
+    segmentBytes: 0,
+    options,
+  });
+  const at = made.packet.length - options;
+  made.packet.set([1, 1, 8, 10, 0, 0, 5, 5, 0, 0, 5, 5], at);
+  if (hasSack) made.packet.set([1, 1, 5, 10, 0, 0, 9, 9, 0, 0, 9, 10], at + 12);
+  return made;
+}
+
 /** One finished packet, taken apart; throws unless every length and checksum in it is right. */
 export interface Part {
   readonly payload: Uint8Array;
