@@ -198,8 +198,14 @@ export class HardPunching {
     const local = this.#gathering.natReport();
     const record = { failedRounds: paths.failedRounds, failedAttempts: punches.failed };
     const doubted = doubtedLabels(local, remote, record, this.#options.id < peer.id);
-    const context = { limits, failed: punches.failed };
-    const plans = [{ local, remote }, ...doubted].flatMap((each) => planPunch(each.local, each.remote, context) ?? []);
+    const { failed } = punches;
+    // Each doubt is tried with primers before one is tried without. A router whose own stack has taken our port gives the other one that it
+    // found to all that this socket contacts from then on: only the attempt in which that side spreads, from new sockets, can succeed.
+    const ofDoubt = { limits, failed: Math.floor(failed / Math.max(1, doubted.length)) };
+    const plans = [
+      planPunch(local, remote, { limits, failed }) ?? [],
+      ...doubted.map((each) => planPunch(each.local, each.remote, ofDoubt) ?? []),
+    ].flat();
     return plans.find(({ role }) => theirs === undefined || role === COUNTERPART[theirs]) ?? plans[0];
   }
 
