@@ -76,10 +76,10 @@ async function send(address: string, port: number, perSecond: number, seconds: n
   const startedAt = performance.now();
   const total = perSecond * seconds;
   let number = 0;
-  let isEnded = false;
-  process.stdin.on("end", () => (isEnded = true));
+  const ended = new AbortController();
+  process.stdin.on("end", () => ended.abort());
   process.stdin.resume();
-  while (number < total && !isEnded) {
+  while (number < total && !ended.signal.aborted) {
     const due = Math.min(total, Math.floor(((performance.now() - startedAt) / 1000) * perSecond));
     for (; number < due; number++) {
       const message = Buffer.alloc(bytes);
