@@ -242,14 +242,16 @@ export class PathWatch {
       const isHeard = pair.heardAt !== undefined && lastProbeAt - pair.heardAt < HEARD_MS;
       return after(lastProbeAt, isHeard && silentAt === undefined ? Math.max(HEARD_ANSWER_MS, usualMs) : usualMs);
     }
-    if (pair.unanswered >= DEAD_AFTER_UNREPORTED && silentAt !== undefined) {
-      const answerAt = after(lastProbeAt, usualMs);
-      return answerAt > silentAt ? answerAt : silentAt;
-    }
     // Under traffic the next probe does not wait for the answer to this one.
     const isActive = this.#activeUntil !== undefined && lastProbeAt <= this.#activeUntil;
     const quietMs = isActive ? ACTIVE_PROBE_MS : Math.max(QUIET_PROBE_MS, usualMs);
     const nextAt = after(lastProbeAt, this.#waitingSince === undefined ? quietMs : SUSPECT_PROBE_MS);
+    // While reports still come the silence lies ever ahead: waiting for it instead of asking on, old losses would be held against the path
+    // as soon as a few reports are lost.
+    if (pair.unanswered >= DEAD_AFTER_UNREPORTED && silentAt !== undefined && silentAt <= nextAt) {
+      const answerAt = after(lastProbeAt, usualMs);
+      return answerAt > silentAt ? answerAt : silentAt;
+    }
     return lateAt !== undefined && lateAt < nextAt ? lateAt : nextAt;
   }
 }
