@@ -57,6 +57,31 @@ describe("reports count what came by any path, so late frames of the old one are
   });
 });
 
+test("three probes go unanswered while reports come: the next ones leave all the same", () => {
+  const watch = new PathWatch();
+  const pair = newPair();
+  pair.onProbeSent(1, at(0));
+  pair.onAnswer(1, at(400));
+  const probesAt: number[] = [];
+  for (let now = 400; now < 1500; now += 10) {
+    if (now % 100 === 0) {
+      watch.onTraffic(false, 0, at(now));
+      watch.onDataSent({ small: 10, large: 0 }, at(now));
+      watch.onDeliveryReport({ small: now, large: 0 }, pair, at(now));
+      watch.onHeard();
+    }
+    const dueAt = watch.dueAt(pair, true, 15_000);
+    if (dueAt === undefined || at(now) < dueAt) continue;
+    if (watch.verdict(pair, at(now)) !== "probe") break;
+    probesAt.push(now);
+    pair.onProbeSent(1000 + now, at(now));
+  }
+  expect(probesAt.length).toBe(5);
+  expect(Math.max(...probesAt.map((sentAt, index) => sentAt - (probesAt[index - 1] ?? sentAt)))).toBeLessThanOrEqual(
+    100,
+  );
+});
+
 function newPair(): Pair {
   const remote = { ip: "198.51.100.7", port: 4000 };
   return new Pair({
