@@ -29,6 +29,15 @@ const UNPLANNED_MS = 1000;
 const USUAL_ROUND_TRIP_MS = 100;
 const unplannedMs = (roundTripMs: number): number => UNPLANNED_MS + 2 * Math.max(0, roundTripMs - USUAL_ROUND_TRIP_MS);
 
+/**
+ * Where the connections to the coordinator are gone with the path: each has to be opened anew, and the relay after signalling. TCP, the upgrade, hello
+ * and welcome; TCP, the upgrade and the way through the coordinator.
+ */
+const RECONNECT_ROUND_TRIPS = 7;
+const PRODUCT_ROUND_TRIP_MS = 50;
+const reconnectMs = (roundTripMs: number): number =>
+  UNPLANNED_MS + RECONNECT_ROUND_TRIPS * Math.max(0, roundTripMs - PRODUCT_ROUND_TRIP_MS);
+
 interface Scene {
   readonly lab: Lab;
   readonly one: MeshAgent;
@@ -118,7 +127,7 @@ const EVENTS: readonly Event[] = [
   },
   {
     name: "a router restarts, TCP mappings lost",
-    mostMs: unplannedMs,
+    mostMs: reconnectMs,
     before: async ({ lab }) =>
       lab.site(1).setNat(NAT, {
         forward: ['iifname "wan" ct state invalid drop', "tcp flags & (syn | ack) == ack ct state new drop"],
@@ -127,7 +136,7 @@ const EVENTS: readonly Event[] = [
   },
   {
     name: "a router gets another public address",
-    mostMs: unplannedMs,
+    mostMs: reconnectMs,
     // Each time one that the other router has not let anything through for.
     during: async ({ lab, round }) => lab.site(1).changePublicAddress(`198.51.100.${100 + round}`),
   },
