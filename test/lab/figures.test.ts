@@ -30,7 +30,7 @@ const USUAL_ROUND_TRIP_MS = 100;
 const unplannedMs = (roundTripMs: number): number => UNPLANNED_MS + 2 * Math.max(0, roundTripMs - USUAL_ROUND_TRIP_MS);
 
 /**
- * Where the connections to the coordinator are gone with the path: each has to be opened anew, and the relay after signalling. TCP, the upgrade, hello
+ * Where the connections to the coordinator are gone with the path, or with the address: each has to be opened anew, and the relay after signalling. TCP, the upgrade, hello
  * and welcome; TCP, the upgrade and the way through the coordinator.
  */
 const RECONNECT_ROUND_TRIPS = 7;
@@ -115,12 +115,12 @@ const EVENTS: readonly Event[] = [
   },
   {
     name: "a machine moves to another network",
-    mostMs: unplannedMs,
+    mostMs: reconnectMs,
     during: async ({ lab, one, round }) => one.host.moveTo(lab.site(3 + (round % 2))),
   },
   {
     name: "both machines move to other networks",
-    mostMs: unplannedMs,
+    mostMs: reconnectMs,
     during: async ({ lab, one, two, round }) => {
       await Promise.all([one.host.moveTo(lab.site(3 + (round % 2))), two.host.moveTo(lab.site(5 + (round % 2)))]);
     },
