@@ -30,8 +30,8 @@ const USUAL_ROUND_TRIP_MS = 100;
 const unplannedMs = (roundTripMs: number): number => UNPLANNED_MS + 2 * Math.max(0, roundTripMs - USUAL_ROUND_TRIP_MS);
 
 /**
- * Where the connections to the coordinator are gone with the path, or with the address: each has to be opened anew, and the relay after signalling. TCP, the upgrade, hello
- * and welcome; TCP, the upgrade and the way through the coordinator.
+ * Where the connections to the coordinator are gone with the path, or with the address: each has to be opened anew, and the relay after
+ * signalling. TCP, the upgrade, hello and welcome; TCP, the upgrade and the way through the coordinator.
  */
 const RECONNECT_ROUND_TRIPS = 7;
 const PRODUCT_ROUND_TRIP_MS = 50;
