@@ -240,6 +240,8 @@ export class SshLeg implements TestLeg {
   readonly channels = new Map<PeerId, ClientChannel>();
   readonly opened: Promise<void>;
   bytesReceived = 0;
+  /** Messages of SSH that brought them. */
+  chunks = 0;
   isClosed = false;
   /** As the server has shown it. */
   hostKey: Uint8Array | undefined;
@@ -276,6 +278,7 @@ export class SshLeg implements TestLeg {
         const reader = new ChannelFrameReader();
         this.channels.set(peer, channel);
         channel.on("data", (chunk: Buffer) => {
+          this.chunks++;
           for (const frame of reader.push(new Uint8Array(chunk))) {
             this.bytesReceived += frame.length;
             this.received.push({ from: peer, frame });
