@@ -8,7 +8,7 @@
  * Nothing is lost or sent twice by this; a lost begin only costs the order, a lost fence only the wait.
  */
 import type { ReplayWindow } from "../../shared/session/replay_window.ts";
-import { after, type Instant } from "../../shared/time.ts";
+import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { Leg } from "./plane.ts";
 
 /** Twice the round trip of the slowest relay worth switching from, whatever the sender asks for; a fence later than that is taken for lost. */
@@ -17,6 +17,8 @@ const MAX_HOLD_MS = 400;
 const MAX_HELD_BYTES = 16 * 1024 * 1024;
 /** As a source: no frame has it. */
 export const ORDERED_BY_COUNTER = "";
+/** Moves that follow each other faster than their old paths end; an operator, or a path that comes and goes, makes two or three. */
+const MAX_HOLDS = 4;
 /** Fences that came before their begin: the old path was the faster one. */
 const MAX_EARLY_FENCES = 8;
 
@@ -30,36 +32,45 @@ interface Hold {
   readonly source: string;
   readonly frames: Held[];
   readonly deadline: Instant;
-  bytes: number;
+  isFenced: boolean;
 }
 
 export class PathSwitch {
-  #hold: Hold | undefined;
+  /** The oldest first: what a later switch holds is newer than all that an earlier one does. */
+  #holds: Hold[] = [];
+  #bytes = 0;
   readonly #earlyFences = new Set<number>();
-  /** Frames given out of order because the fence did not come in time, or there were too many. */
+  /** Switches whose frames were given out of order because the fence did not come in time, or there were too many. */
   lateFences = 0;
 
   get deadline(): Instant | undefined {
-    return this.#hold?.deadline;
+    let first: Instant | undefined;
+    for (const { deadline } of this.#holds) first = earliest(first, deadline);
+    return first;
   }
 
   /**
-   * Returns what an unfinished earlier switch still held.
+   * Returns what may go now.
    *
    * @param source names the path that the begin came on; ORDERED_BY_COUNTER if CounterOrder holds the frames
    * @param holdMs what the sender asks for: twice the round trip of its old path; 0 for the most there is
    */
   begin(id: number, source: string, holdMs: number, now: Instant): readonly Uint8Array[] {
-    if (this.#earlyFences.delete(id)) return [];
-    const released = this.#release();
+    const isFenced = this.#earlyFences.delete(id);
+    if (isFenced && this.#holds.length === 0) return [];
+    const released = this.#holds.length < MAX_HOLDS ? [] : this.#giveUp(MAX_HOLDS);
     const waitMs = holdMs === 0 ? MAX_HOLD_MS : Math.min(holdMs, MAX_HOLD_MS);
-    this.#hold = { id, source, frames: [], deadline: after(now, waitMs), bytes: 0 };
-    return released;
+    this.#holds.push({ id, source, frames: [], deadline: after(now, waitMs), isFenced });
+    return [...released, ...this.#settle()];
   }
 
-  /** The old path has brought everything. Returns the held frames in the order of their counters. */
+  /** An old path has brought everything. Returns the held frames in the order of their counters, unless an older switch still waits. */
   fence(id: number): readonly Uint8Array[] {
-    if (this.#hold?.id === id) return this.#release();
+    const hold = this.#holds.find((candidate) => candidate.id === id);
+    if (hold !== undefined) {
+      hold.isFenced = true;
+      return this.#settle();
+    }
     this.#earlyFences.add(id);
     const oldest = this.#earlyFences.values().next();
     if (this.#earlyFences.size > MAX_EARLY_FENCES && !oldest.done) this.#earlyFences.delete(oldest.value);
@@ -68,25 +79,39 @@ export class PathSwitch {
 
   /** Must this frame wait? Then it is kept (a copy). */
   holds(source: string, counter: number, plaintext: Uint8Array): boolean {
-    const hold = this.#hold;
-    if (hold === undefined || hold.source !== source) return false;
+    const hold = this.#holds.findLast((candidate) => candidate.source === source);
+    if (hold === undefined) return false;
     hold.frames.push({ counter, plaintext: plaintext.slice() });
-    hold.bytes += plaintext.length;
+    this.#bytes += plaintext.length;
     return true;
   }
 
   /** What must go now, fence or no fence: the wait is over, or the frames are too many. */
   overdue(now: Instant): readonly Uint8Array[] {
-    const hold = this.#hold;
-    if (hold === undefined || (now < hold.deadline && hold.bytes <= MAX_HELD_BYTES)) return [];
-    this.lateFences++;
-    return this.#release();
+    const count =
+      this.#bytes > MAX_HELD_BYTES
+        ? this.#holds.length
+        : this.#holds.findLastIndex(({ deadline }) => now >= deadline) + 1;
+    return count === 0 ? [] : [...this.#giveUp(count), ...this.#settle()];
   }
 
-  #release(): readonly Uint8Array[] {
-    const frames = this.#hold?.frames ?? [];
-    this.#hold = undefined;
-    return frames.toSorted((a, b) => a.counter - b.counter).map(({ plaintext }) => plaintext);
+  #giveUp(count: number): readonly Uint8Array[] {
+    this.lateFences += this.#holds.slice(0, count).filter(({ isFenced }) => !isFenced).length;
+    return this.#release(count);
+  }
+
+  #settle(): readonly Uint8Array[] {
+    const waiting = this.#holds.findIndex(({ isFenced }) => !isFenced);
+    return this.#release(waiting < 0 ? this.#holds.length : waiting);
+  }
+
+  #release(count: number): readonly Uint8Array[] {
+    const frames = this.#holds
+      .slice(0, count)
+      .flatMap((hold) => hold.frames.toSorted((a, b) => a.counter - b.counter).map(({ plaintext }) => plaintext));
+    this.#holds = this.#holds.slice(count);
+    this.#bytes -= frames.reduce((sum, { length }) => sum + length, 0);
+    return frames;
   }
 }
 

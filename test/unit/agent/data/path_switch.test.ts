@@ -1,4 +1,4 @@
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { after, instant } from "../../../../shared/time.ts";
 import { ReplayWindow } from "../../../../shared/session/replay_window.ts";
 import { CounterOrder, PathSwitch } from "../../../../agent/data/path_switch.ts";
@@ -55,11 +55,56 @@ test("memory is bounded: more than 16 MiB is given up at once", () => {
   expect(held).toBe(Math.ceil((16 * 1024 * 1024 + 1) / large.length));
 });
 
-test("a second switch lets go what the first still held", () => {
-  const pathSwitch = new PathSwitch();
-  pathSwitch.begin(1, "a", 0, T0);
-  pathSwitch.holds("a", 1, bytes(1));
-  expect(pathSwitch.begin(2, "b", 0, T0)).toEqual([bytes(1)]);
+describe("a second switch, before the fence of the first has come", () => {
+  /** From `a` to `b`, which has brought 2, to `c`, which has brought 3. The old path `a` is to bring 1. */
+  function twice(): PathSwitch {
+    const pathSwitch = new PathSwitch();
+    pathSwitch.begin(1, "b", 0, T0);
+    pathSwitch.holds("b", 2, bytes(2));
+    expect(pathSwitch.begin(2, "c", 0, after(T0, 100))).toEqual([]);
+    expect([pathSwitch.holds("a", 1, bytes(1)), pathSwitch.holds("c", 3, bytes(3))]).toEqual([false, true]);
+    return pathSwitch;
+  }
+
+  test("waits for that too, whichever of the two fences comes first", () => {
+    const inOrder = twice();
+    expect([inOrder.fence(1), inOrder.holds("b", 4, bytes(4)), inOrder.fence(2)]).toEqual([
+      [bytes(2)],
+      false,
+      [bytes(3)],
+    ]);
+    const other = twice();
+    expect([other.fence(2), other.fence(1), other.deadline]).toEqual([[], [bytes(2), bytes(3)], undefined]);
+  });
+
+  test("waits for it when its own fence came before its begin", () => {
+    const pathSwitch = new PathSwitch();
+    pathSwitch.begin(1, "b", 0, T0);
+    pathSwitch.fence(2);
+    expect(pathSwitch.begin(2, "c", 0, T0)).toEqual([]);
+    expect(pathSwitch.holds("c", 3, bytes(3))).toBe(true);
+    expect(pathSwitch.fence(1)).toEqual([bytes(3)]);
+  });
+
+  test("waits no longer than that fence may take", () => {
+    const pathSwitch = twice();
+    expect(pathSwitch.overdue(after(T0, 400))).toEqual([bytes(2)]);
+    expect([pathSwitch.deadline, pathSwitch.lateFences]).toEqual([after(T0, 500), 1]);
+    const hasFence = twice();
+    hasFence.fence(2);
+    expect(hasFence.overdue(after(T0, 400))).toEqual([bytes(2), bytes(3)]);
+    expect([hasFence.deadline, hasFence.lateFences]).toEqual([undefined, 1]);
+  });
+
+  test("and more than four of them are given up", () => {
+    const pathSwitch = new PathSwitch();
+    for (const [id, source] of ["b", "c", "d", "e"].entries()) {
+      pathSwitch.begin(id, source, 0, T0);
+      pathSwitch.holds(source, id, bytes(id));
+    }
+    expect(pathSwitch.begin(4, "f", 0, T0)).toEqual([bytes(0), bytes(1), bytes(2), bytes(3)]);
+    expect(pathSwitch.holds("f", 4, bytes(4))).toBe(true);
+  });
 });
 
 /** The old leg and the new one. */
