@@ -273,7 +273,9 @@ class LadderWorld {
     const hosts = this.#both.map(({ host }) => host);
     if (hosts.some(({ isOffline }) => isOffline)) return "none";
     const isOpen = this.#muted === undefined && !this.#isNarrow;
-    const isReachable = this.#expectation === "plain" || (this.#expectation === "attempt" && !this.#wasDisturbed);
+    // No attempt with many packets is made for a pair whose operator wants a relay, be it there or not.
+    const isAttempted = !this.#wasDisturbed && this.#wish === "auto";
+    const isReachable = this.#expectation === "plain" || (this.#expectation === "attempt" && isAttempted);
     if (isOpen && isReachable && hosts.every(({ isUdpBlocked }) => !isUdpBlocked)) return "direct";
     if (!this.#world.coordinator.isUp) return "none";
     return hosts.some(({ isSshBlocked }) => isSshBlocked) ? "websocket" : "ssh";
