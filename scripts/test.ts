@@ -89,7 +89,7 @@ const steps: readonly Step[] = [
         { title: "long simulation", command: ["bun", "scripts/sim.ts", "--from", "1", "--seeds", "600"] },
         {
           title: "long simulation of the ladder",
-          command: ["bun", "scripts/sim.ts", "--ladder", "--from", "1", "--seeds", "40"],
+          command: ["bun", "scripts/sim.ts", "--ladder", "--from", "1", "--seeds", "60"],
         },
         {
           title: "long simulation of the ladder, symmetric NATs too",

@@ -358,4 +358,8 @@ export class HardPunching {
   }
 }
 
-const isRelayWished = (peer: Peer): boolean => wishOf(peer) === "ssh" || wishOf(peer) === "websocket";
+/** The operator has a relay, or waits for one. A wish that was waited for in vain is no reason to do without a direct path. */
+function isRelayWished(peer: Peer): boolean {
+  const wish = wishOf(peer);
+  return (wish === "ssh" || wish === "websocket") && (peer.route?.kind === wish || peer.wishUntil !== undefined);
+}

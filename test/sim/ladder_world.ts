@@ -273,9 +273,7 @@ class LadderWorld {
     const hosts = this.#both.map(({ host }) => host);
     if (hosts.some(({ isOffline }) => isOffline)) return "none";
     const isOpen = this.#muted === undefined && !this.#isNarrow;
-    // No attempt with many packets is made for a pair whose operator wants a relay, be it there or not.
-    const isAttempted = !this.#wasDisturbed && this.#wish === "auto";
-    const isReachable = this.#expectation === "plain" || (this.#expectation === "attempt" && isAttempted);
+    const isReachable = this.#expectation === "plain" || (this.#expectation === "attempt" && !this.#wasDisturbed);
     if (isOpen && isReachable && hosts.every(({ isUdpBlocked }) => !isUdpBlocked)) return "direct";
     if (!this.#world.coordinator.isUp) return "none";
     return hosts.some(({ isSshBlocked }) => isSshBlocked) ? "websocket" : "ssh";
