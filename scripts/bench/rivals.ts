@@ -62,7 +62,7 @@ function addressOf(host: Host, ipv6: boolean): string {
 /** So that a direct path is one over IPv6. */
 async function dropUdpOverIPv4(host: Host): Promise<void> {
   const rule = 'type filter hook output priority 0; oifname "wan" meta nfproto ipv4 meta l4proto udp drop';
-  await host.execChecked(["nft", "-f", "-"], { input: `table inet bench { chain output { ${rule}\n } }\n` });
+  await host.execChecked(["nft", "-f", "-"], { input: `table inet bench {\nchain output {\n${rule}\n}\n}\n` });
 }
 
 async function tunnelMesh(lab: Lab, ipv6: boolean): Promise<Rival[]> {
