@@ -28,7 +28,7 @@ import {
 } from "./plane.ts";
 import { MIN_SEGMENT_BYTES } from "./run_assembly.ts";
 import { cutRun, isRunCapacity } from "./run_cutter.ts";
-import { SendBatch } from "./send_batch.ts";
+import { type OwnedRun, SendBatch } from "./send_batch.ts";
 
 /** RFC 8446 §5.5 stops AES-GCM at 2^24.5 full records for a comfortable margin; control is asked for new keys at 2^24. */
 const REKEY_AFTER_FRAMES = 2 ** 24;
@@ -65,10 +65,7 @@ export class FrameSender {
     this.#drop = drop;
     this.#rekeyAfterFrames = limits.rekeyAfterFrames ?? REKEY_AFTER_FRAMES;
     this.#rejectAfterFrames = limits.rejectAfterFrames ?? REJECT_AFTER_FRAMES;
-    this.#batch = new SendBatch(MAX_FRAME_BYTES, (path, bytes, frameBytes, frames, peer) => {
-      const errno = io.transmit(path.leg, path.to, bytes, frameBytes, path.hops);
-      if (errno !== 0) this.#sendFailed(peer, path, errno, frames);
-    });
+    this.#batch = new SendBatch(MAX_FRAME_BYTES, (leg, runs, count) => this.#transmit(leg, runs, count));
   }
 
   /** When frames for relays are to be handed on. */
@@ -226,6 +223,21 @@ export class FrameSender {
     }
     this.#batch.flush();
     if (this.#io.transmit(path.leg, path.to, bytes, bytes.length, path.hops) !== 0) this.#drop("send failed");
+  }
+
+  #transmit(leg: Leg, runs: readonly OwnedRun<DataPeer>[], count: number): void {
+    const { bytes } = this.#batch;
+    const { transmitRuns } = this.#io;
+    transmitRuns?.(leg, bytes, runs, count);
+    for (let i = 0; i < count; i++) {
+      const run = runs[i];
+      if (run === undefined) break;
+      const { path, start, length, frameBytes } = run;
+      if (transmitRuns === undefined) {
+        run.errno = this.#io.transmit(leg, path.to, bytes.subarray(start, start + length), frameBytes, path.hops);
+      }
+      if (run.errno !== 0) this.#sendFailed(run.owner, path, run.errno, Math.ceil(length / frameBytes));
+    }
   }
 
   #sendFailed(peer: DataPeer, path: PathRef, errno: number, frames: number): void {

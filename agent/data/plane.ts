@@ -159,6 +159,17 @@ export type PlaneReport =
       readonly drops: Readonly<Record<string, number>>;
     };
 
+/** Frames of one size that go the same way, one behind the other, the last perhaps shorter. */
+export interface SealedRun {
+  readonly path: PathRef;
+  /** Where in the buffer they lie. */
+  readonly start: number;
+  readonly length: number;
+  readonly frameBytes: number;
+  /** What became of them, told by who sends them: 0 or the error number. */
+  errno: number;
+}
+
 /** What the data path needs of the world. Bytes are borrowed: valid only during the call. */
 export interface PlaneIo {
   /**
@@ -166,6 +177,8 @@ export interface PlaneIo {
    * past so many routers at most. Returns 0 or the errno.
    */
   transmit(leg: Leg, to: Uint8Array, bytes: Uint8Array, frameBytes: number, hops?: number): number;
+  /** The same with the first `count` of several runs on one leg, all in `bytes`. Without it they are sent one after the other. */
+  readonly transmitRuns?: (leg: Leg, bytes: Uint8Array, runs: readonly SealedRun[], count: number) => void;
   /** Hands one IP packet to the machine's network stack (TUN). */
   deliver(packet: Uint8Array): void;
   /**

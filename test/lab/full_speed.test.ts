@@ -22,6 +22,7 @@ const SOME_SETS = [
   "tun-checksum,tun-tcp",
   "tun-checksum,tun-udp,udp-send",
   "udp-send,udp-receive",
+  "udp-many",
   "libcrypto,udp-receive",
   "",
 ];
@@ -35,7 +36,8 @@ function everySet(): string[] {
     ["tun-checksum", "tun-udp"],
     ["tun-checksum", "tun-tcp", "tun-udp"],
   ];
-  const others = [[], ["udp-send"], ["udp-receive"], ["udp-send", "udp-receive"]];
+  const batches = [[], ["udp-send"], ["udp-receive"], ["udp-send", "udp-receive"]];
+  const others = batches.flatMap((names) => [names, [...names, "udp-many"]]);
   const sealing = [[], ["libcrypto"]];
   const all = tun.flatMap((a) => others.flatMap((b) => sealing.map((c) => [...a, ...b, ...c].join(","))));
   return all.map((names) => (names === "" ? "none" : names));
@@ -54,7 +56,7 @@ describe("UDP that leaves the program in batches, as QUIC does it, arrives datag
   // Whether the TUN device takes batches whole is seen by how many packets it has counted.
   test.each([
     ["all offloads", "", true],
-    ["no UDP super-packets", "tun-checksum,tun-tcp,udp-send,udp-receive,libcrypto", false],
+    ["no UDP super-packets", "tun-checksum,tun-tcp,udp-send,udp-receive,udp-many,libcrypto", false],
     ["none", "none", false],
   ] as const)("%s", async (_, offloads, isWhole) => {
     await withLab({ sites: SITES }, async (lab) => {

@@ -10,6 +10,9 @@ import { dlopen, type Pointer, read } from "bun:ffi";
 /** Memory handed to C: a view whose bytes the call reads or writes. Borrowed for the call only. */
 export type Memory = Uint8Array | Uint16Array | Int32Array | Uint32Array;
 
+/** Where something is in memory; 0 for nothing. */
+export type Address = number;
+
 export const AF_UNSPEC = 0;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
@@ -67,6 +70,8 @@ const SYMBOLS = {
   sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i32" },
   recvmsg: { args: ["i32", "ptr", "i32"], returns: "i32" },
   sendmsg: { args: ["i32", "ptr", "i32"], returns: "i32" },
+  recvmmsg: { args: ["i32", "ptr", "u32", "i32", "ptr"], returns: "i32" },
+  sendmmsg: { args: ["i32", "ptr", "u32", "i32"], returns: "i32" },
   writev: { args: ["i32", "ptr", "i32"], returns: "i32" },
   read: { args: ["i32", "ptr", "u64"], returns: "i32" },
   write: { args: ["i32", "ptr", "u64"], returns: "i32" },
@@ -97,9 +102,18 @@ export interface Libc {
     from: Memory | null,
     fromLength: Memory | null,
   ): number;
-  sendto(fd: number, buffer: Memory, length: number, flags: number, to: Memory | null, toLength: number): number;
+  sendto(
+    fd: number,
+    buffer: Memory | Address,
+    length: number,
+    flags: number,
+    to: Memory | null,
+    toLength: number,
+  ): number;
   recvmsg(fd: number, header: Memory, flags: number): number;
   sendmsg(fd: number, header: Memory, flags: number): number;
+  recvmmsg(fd: number, headers: Memory, count: number, flags: number, timeout: null): number;
+  sendmmsg(fd: number, headers: Memory, count: number, flags: number): number;
   writev(fd: number, iovecs: Memory, count: number): number;
   read(fd: number, buffer: Memory, length: number): number;
   write(fd: number, buffer: Memory, length: number): number;

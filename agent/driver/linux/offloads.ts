@@ -13,6 +13,8 @@ export const OFFLOADS = {
   "udp-send": "sending in batches",
   /** Datagrams of one sender come in one call (UDP_GRO; Linux 5.0). */
   "udp-receive": "receiving in batches",
+  /** Batches, and datagrams that are none, leave and come many in a call (sendmmsg, recvmmsg). */
+  "udp-many": "several batches a call",
   libcrypto: "AES-256-GCM of libcrypto",
 } as const;
 

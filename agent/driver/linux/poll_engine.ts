@@ -19,11 +19,12 @@ import type { Offloads } from "./offloads.ts";
 import { PollSet } from "./poll_set.ts";
 import { TunDevice, TunError } from "./tun.ts";
 import { SystemError, UdpSocket } from "./udp.ts";
+import type { Incoming } from "./udp_message.ts";
 
 /** Calls for one descriptor in a turn, and bytes: half a millisecond of work, so that nothing waits longer for its turn. */
 const BATCH = 64;
 const BATCH_BYTES = 512 * 1024;
-/** The largest UDP payload, and whatever the kernel merges into one. */
+/** The largest packet. */
 const BUFFER_BYTES = 65_536;
 /** The reader of the mailbox; TUN and UDP follow in the poll set. */
 const WAKE = 0;
@@ -36,10 +37,8 @@ export class PollEngine implements Engine {
   readonly #legs = new Map<Leg, UdpSocket>();
   readonly #poll: PollSet<Source>;
   readonly #offloads: Offloads;
-  readonly #buffer = new Uint8Array(BUFFER_BYTES);
   /** Packets that the kernel would finish, where it does not. */
   readonly #finished = new Uint8Array(BUFFER_BYTES);
-  readonly #from = new Uint8Array(18);
   readonly #wakeCount = new Uint8Array(8);
   #tun: TunDevice | undefined;
   /** Changes of our own device are no news. */
@@ -61,6 +60,11 @@ export class PollEngine implements Engine {
     const deliver = (packet: Uint8Array): void => count(this.#tun?.write(packet));
     const io: PlaneIo = {
       transmit: (leg, to, bytes, frameBytes, hops) => this.#legs.get(leg)?.send(to, bytes, frameBytes, hops) ?? EBADF,
+      transmitRuns: (leg, bytes, runs, count) => {
+        const socket = this.#legs.get(leg);
+        if (socket !== undefined) socket.sendRuns(bytes, runs, count);
+        else for (const run of runs.slice(0, count)) run.errno = EBADF;
+      },
       deliver,
       deliverUnfinished: (packet, headers, segmentBytes) => {
         if (this.#tun?.hasHeader === true) count(this.#tun.writeUnfinished(packet, headers, segmentBytes));
@@ -142,14 +146,15 @@ export class PollEngine implements Engine {
 
   #receive(leg: Leg, socket: UdpSocket, revents: number, now: Instant): void {
     if (this.#legs.get(leg) !== socket) return;
-    for (let i = 0, bytes = 0; i < BATCH && bytes < BATCH_BYTES; i++) {
-      const length = socket.receive(this.#buffer, this.#from);
-      if (length >= 0) {
-        bytes += length;
-        this.#plane.handleDatagrams(leg, this.#from, this.#buffer, length, socket.frameBytes || length, now);
-      } else if (length === -EAGAIN) {
+    for (let messages = 0, bytes = 0; messages < BATCH && bytes < BATCH_BYTES; ) {
+      const count = socket.receive();
+      if (count >= 0) {
+        messages += count;
+        for (let i = 0; i < count; i++) bytes += this.#handleIncoming(leg, socket.incoming[i], now);
+        if (socket.isDrained) return;
+      } else if (count === -EAGAIN) {
         return;
-      } else if (length === -EBADF || (revents & POLLNVAL) !== 0) {
+      } else if (count === -EBADF || (revents & POLLNVAL) !== 0) {
         this.#closeLeg(leg);
         this.#reports.push({
           type: "udp_failed",
@@ -158,11 +163,21 @@ export class PollEngine implements Engine {
           message: "The UDP socket was closed from outside",
         });
         return;
-      } else if (length !== -EINTR) {
+      } else {
+        messages++;
         // An ICMP error that waited on the socket: reading it has cleared it.
-        this.#udpReceiveErrors++;
+        if (count !== -EINTR) this.#udpReceiveErrors++;
       }
     }
+  }
+
+  /** Returns how many bytes that were. */
+  #handleIncoming(leg: Leg, incoming: Incoming | undefined, now: Instant): number {
+    if (incoming === undefined) return 0;
+    const { from, bytes, length, frameBytes } = incoming;
+    if (length < 0) this.#udpReceiveErrors++;
+    else this.#plane.handleDatagrams(leg, from, bytes, length, frameBytes, now);
+    return Math.max(0, length);
   }
 
   #readTun(device: TunDevice, now: Instant): void {

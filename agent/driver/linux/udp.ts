@@ -5,17 +5,30 @@
  * them at line rate. The error queue is not read: ICMP errors do not surface on unconnected sockets, silence is what we measure.
  */
 import { ipBytes, PACKED_ADDRESS_BYTES, unpackAddress, type TransportAddress } from "../../../shared/address.ts";
-import { EAFNOSUPPORT, EINVAL, EIO, EMSGSIZE, EOPNOTSUPP, errnoText } from "./errno.ts";
+import { ptr } from "bun:ffi";
+import type { SealedRun } from "../../data/plane.ts";
+import { EAFNOSUPPORT, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOSYS, EOPNOTSUPP, errnoText } from "./errno.ts";
 import * as c from "./libc.ts";
 import type { Offloads } from "./offloads.ts";
 import { type AddressFamily, decodeSockaddr, encodeSockaddr, SOCKADDR_BYTES } from "./sockaddr.ts";
-import { type UdpMessage, udpMessage } from "./udp_message.ts";
+import {
+  type Incoming,
+  type IncomingMessages,
+  incomingMessages,
+  MAX_INCOMING,
+  MAX_OUTGOING,
+  type OutgoingMessages,
+  outgoingMessages,
+} from "./udp_message.ts";
 
 /**
  * Asked-for size of the socket buffers: 20 ms of 1.6 Gbit/s. The forced variant needs CAP_NET_ADMIN; the plain one is cut to
  * net.core.rmem_max.
  */
 const SOCKET_BUFFER_BYTES = 4 * 1024 * 1024;
+
+/** What is larger waits in the kernel while it is worked on: many such buffers in a call would not fit the processor's cache. */
+const LARGE_BYTES = 16 * 1024;
 
 /** ip(7): the system's default time to live again. */
 const DEFAULT_HOPS = -1;
@@ -44,13 +57,27 @@ export class UdpSocket {
   readonly fd: number;
   readonly local: TransportAddress;
   readonly #libc: c.Libc;
-  readonly #message: UdpMessage = udpMessage();
+  readonly #outgoing: OutgoingMessages = outgoingMessages();
+  readonly #incoming: IncomingMessages = incomingMessages();
   /** Cleared when the kernel or the device cannot cut datagrams. */
   #cutsInKernel: boolean;
+  /** Cleared when the kernel, or what stands before it, does not know the calls for many messages. */
+  #takesMany: boolean;
+  /** How many the next call asks for. */
+  #wanted = MAX_INCOMING;
+  /** What came last was all there was. */
+  isDrained = false;
 
-  private constructor(libc: c.Libc, family: AddressFamily, fd: number, local: TransportAddress, cutsInKernel: boolean) {
+  private constructor(
+    libc: c.Libc,
+    family: AddressFamily,
+    fd: number,
+    local: TransportAddress,
+    offloads: UdpSocketOptions["offloads"],
+  ) {
     this.#libc = libc;
-    this.#cutsInKernel = cutsInKernel;
+    this.#cutsInKernel = offloads.has("udp-send");
+    this.#takesMany = offloads.has("udp-many");
     this.family = family;
     this.fd = fd;
     this.local = local;
@@ -77,7 +104,7 @@ export class UdpSocket {
       if (libc.bind(fd, sockaddr, length) < 0) throw new SystemError(what, libc.errno());
       const local = localAddress(libc, fd);
       if (local === undefined) throw new SystemError(what, EINVAL);
-      return new UdpSocket(libc, family, fd, local, options.offloads.has("udp-send"));
+      return new UdpSocket(libc, family, fd, local, options.offloads);
     } catch (error) {
       libc.close(fd);
       throw error;
@@ -91,9 +118,60 @@ export class UdpSocket {
    * @param hops their time to live, on IPv4; default the system's
    */
   send(to: Uint8Array, bytes: Uint8Array, frameBytes: number = bytes.length, hops?: number): number {
-    if (hops === undefined || this.family !== 4) return this.#sendNow(to, bytes, frameBytes);
+    return this.#send(to, addressOf(bytes), bytes.length, frameBytes, hops);
+  }
+
+  /** Sends the first `count` of these runs, as many in a call as the kernel takes, and tells each its error number as `send` does. */
+  sendRuns(bytes: Uint8Array, runs: readonly SealedRun[], count: number): void {
+    const address = addressOf(bytes);
+    for (let at = 0; at < count; ) {
+      const length = this.#takesMany && count - at > 1 ? this.#lineUp(address, runs, at, count) : 0;
+      at += length > 1 ? this.#sendSeries(address, runs, at, length) : this.#sendRun(address, runs[at]);
+    }
+  }
+
+  /** Lays out what can leave in one call from this run on. Returns how many runs that are. */
+  #lineUp(address: c.Address, runs: readonly SealedRun[], from: number, count: number): number {
+    const { sockaddrs } = this.#outgoing;
+    let length = 0;
+    for (; from + length < count && length < MAX_OUTGOING; length++) {
+      const run = runs[from + length];
+      const sockaddr = sockaddrs[length];
+      if (run === undefined || sockaddr === undefined || run.path.hops !== undefined) break;
+      if (run.frameBytes < run.length && !this.#cutsInKernel) break;
+      const nameLength = encodeSockaddr(run.path.to, this.family, sockaddr);
+      if (nameLength === 0) break;
+      this.#outgoing.set(length, nameLength, address + run.start, run.length, run.frameBytes);
+    }
+    return length;
+  }
+
+  /** Returns how many have been dealt with: those that left, or the first that was refused. */
+  #sendSeries(address: c.Address, runs: readonly SealedRun[], from: number, length: number): number {
+    const sent = this.#outgoing.send(this.fd, length);
+    for (let i = 0; i < sent; i++) setErrno(runs[from + i], 0);
+    if (sent > 0) return sent;
+    const errno = this.#libc.errno() || EIO;
+    if (errno === EAGAIN) {
+      setErrno(runs[from], errno);
+      return 1;
+    }
+    if (errno === ENOSYS) this.#takesMany = false;
+    // Refused for what it is, perhaps, and not for what it was asked for: alone it is cut here where the kernel cannot.
+    return this.#sendRun(address, runs[from]);
+  }
+
+  #sendRun(address: c.Address, run: SealedRun | undefined): number {
+    if (run === undefined) return 1;
+    const { path, start, length, frameBytes } = run;
+    run.errno = this.#send(path.to, address + start, length, frameBytes, path.hops);
+    return 1;
+  }
+
+  #send(to: Uint8Array, address: c.Address, length: number, frameBytes: number, hops: number | undefined): number {
+    if (hops === undefined || this.family !== 4) return this.#sendNow(to, address, length, frameBytes);
     this.#setHops(hops);
-    const errno = this.#sendNow(to, bytes, frameBytes);
+    const errno = this.#sendNow(to, address, length, frameBytes);
     this.#setHops(DEFAULT_HOPS);
     return errno;
   }
@@ -102,13 +180,14 @@ export class UdpSocket {
     this.#libc.setsockopt(this.fd, c.IPPROTO_IP, c.IP_TTL, Int32Array.of(hops), 4);
   }
 
-  #sendNow(to: Uint8Array, bytes: Uint8Array, frameBytes: number): number {
-    const { sockaddr } = this.#message;
-    const length = encodeSockaddr(to, this.family, sockaddr);
-    if (length === 0) return EAFNOSUPPORT;
-    if (frameBytes >= bytes.length) return this.#sendOne(bytes, length);
+  #sendNow(to: Uint8Array, address: c.Address, length: number, frameBytes: number): number {
+    const sockaddr = this.#outgoing.sockaddrs[0];
+    const nameLength = sockaddr === undefined ? 0 : encodeSockaddr(to, this.family, sockaddr);
+    if (sockaddr === undefined || nameLength === 0) return EAFNOSUPPORT;
+    if (frameBytes >= length) return this.#sendOne(address, length, sockaddr, nameLength);
     if (this.#cutsInKernel) {
-      if (this.#message.send(this.fd, length, bytes, frameBytes) >= 0) return 0;
+      this.#outgoing.set(0, nameLength, address, length, frameBytes);
+      if (this.#outgoing.sendFirst(this.fd) >= 0) return 0;
       const errno = this.#libc.errno() || EIO;
       // The device cannot do it, or has no checksum offload, which this needs (udp(7)).
       if (errno === EIO || errno === EOPNOTSUPP) this.#cutsInKernel = false;
@@ -116,36 +195,48 @@ export class UdpSocket {
       else if (errno !== EINVAL && errno !== EMSGSIZE) return errno;
     }
     let failed = 0;
-    for (let at = 0; at < bytes.length; at += frameBytes) {
-      failed = this.#sendOne(bytes.subarray(at, at + frameBytes), length) || failed;
+    for (let at = 0; at < length; at += frameBytes) {
+      failed = this.#sendOne(address + at, Math.min(frameBytes, length - at), sockaddr, nameLength) || failed;
     }
     return failed;
   }
 
   /**
-   * Receives datagrams of one sender into `buffer`, one behind the other, and the sender into `from` (packed). Returns their length, or minus
-   * the error number: -EAGAIN when none waits. `frameBytes` then tells where to cut them.
+   * Receives what waits, as much as one call brings. Returns how many of `incoming` are filled until the next call of any socket, or minus
+   * the error number: -EAGAIN when nothing waits. `isDrained` then tells whether to ask again.
    */
-  receive(buffer: Uint8Array, from: Uint8Array): number {
-    const length = this.#message.receive(this.fd, buffer);
-    if (length < 0) return -(this.#libc.errno() || EIO);
-    return decodeSockaddr(this.#message.sockaddr, from) ? length : -EAFNOSUPPORT;
+  receive(): number {
+    const wanted = this.#takesMany ? this.#wanted : 1;
+    const count = wanted > 1 ? this.#incoming.receive(this.fd, wanted) : this.#incoming.receiveOne(this.fd);
+    if (count === -ENOSYS && wanted > 1) {
+      this.#takesMany = false;
+      return this.receive();
+    }
+    this.isDrained = wanted > 1 && count >= 0 && count < wanted;
+    const newest = this.#incoming.incoming[count - 1];
+    if (newest !== undefined) this.#wanted = newest.length < LARGE_BYTES ? MAX_INCOMING : 1;
+    return count;
   }
 
-  /** Of what `receive` has just brought: the size of all datagrams but the last. */
-  get frameBytes(): number {
-    return this.#message.frameBytes;
+  get incoming(): readonly Incoming[] {
+    return this.#incoming.incoming;
   }
 
-  #sendOne(bytes: Uint8Array, nameLength: number): number {
-    const { sockaddr } = this.#message;
-    const sent = this.#libc.sendto(this.fd, bytes, bytes.length, c.MSG_DONTWAIT, sockaddr, nameLength);
+  #sendOne(address: c.Address, length: number, sockaddr: Uint8Array, nameLength: number): number {
+    const sent = this.#libc.sendto(this.fd, address, length, c.MSG_DONTWAIT, sockaddr, nameLength);
     return sent < 0 ? this.#libc.errno() || EIO : 0;
   }
 
   close(): void {
     this.#libc.close(this.fd);
   }
+}
+
+/** An array without bytes has no place. */
+const addressOf = (bytes: Uint8Array): c.Address => (bytes.length === 0 ? 0 : ptr(bytes));
+
+function setErrno(run: SealedRun | undefined, errno: number): void {
+  if (run !== undefined) run.errno = errno;
 }
 
 /** The address a socket is bound to. */

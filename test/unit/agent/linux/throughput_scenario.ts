@@ -1,11 +1,13 @@
 /**
  * Moves datagrams over loopback between two Linux engines and prints, as one line of JSON, how fast and how many objects that took.
  *
+ *   throughput_scenario.ts alone|runs [OFFLOADS]   each sent by itself; or in runs of alternating sizes, of one datagram each
+ *
  * The sender's plane sends a window of datagrams and goes on when the echo of the last one is back, so that nothing is lost to a full
  * buffer and every datagram is counted.
  */
 import { heapStats } from "bun:jsc";
-import type { Leg, PlaneCommand, PlaneIo } from "../../../../agent/data/plane.ts";
+import type { Leg, PlaneCommand, PlaneIo, SealedRun } from "../../../../agent/data/plane.ts";
 import { type Command, createEngine, type Report } from "../../../../agent/driver/engine.ts";
 import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from "../../../../agent/driver/linux/libc.ts";
 import { chooseOffloads } from "../../../../agent/driver/linux/offloads.ts";
@@ -14,14 +16,18 @@ import { PlainPlane } from "./plain_plane.ts";
 
 const DATAGRAMS = 200_000;
 const WINDOW = 64;
-const BYTES = 1300;
+const [mode, offloads] = process.argv.slice(2);
+const SIZES = mode === "runs" ? [100, 200] : [1300];
+const sizeOf = (number: number): number => SIZES[number % SIZES.length] ?? 0;
 
 /** Sends from leg 1 to leg 2 of the same engine and counts what comes in. */
 class WindowPlane extends PlainPlane {
   received = 0;
   readonly #io: PlaneIo;
   readonly #onDone: () => void;
-  readonly #payload = new Uint8Array(BYTES);
+  readonly #payload = new Uint8Array(WINDOW * sizeOf(0));
+  readonly #datagram = this.#payload.subarray(0, sizeOf(0));
+  readonly #runs: SealedRun[] = [];
   #to = new Uint8Array(18);
 
   constructor(io: PlaneIo, onDone: () => void) {
@@ -33,11 +39,15 @@ class WindowPlane extends PlainPlane {
   handleCommand(command: PlaneCommand): void {
     if (command.type !== "send_datagram") return;
     this.#to = command.path.to.slice();
+    const path = { leg: 1, to: this.#to };
+    for (let i = 0; i < WINDOW; i++) {
+      this.#runs.push({ path, start: 10 * i, length: sizeOf(i), frameBytes: sizeOf(i), errno: 0 });
+    }
     this.#sendWindow();
   }
 
   override handleDatagrams(_leg: Leg, _from: Uint8Array, _bytes: Uint8Array, length: number, frameBytes: number): void {
-    if (frameBytes !== BYTES) throw new Error(`A datagram of ${frameBytes} bytes`);
+    if (frameBytes !== sizeOf(this.received)) throw new Error(`A datagram of ${frameBytes} bytes`);
     for (let at = 0; at < length; at += frameBytes) {
       this.received++;
       if (this.received === DATAGRAMS) this.#onDone();
@@ -46,8 +56,9 @@ class WindowPlane extends PlainPlane {
   }
 
   #sendWindow(): void {
-    for (let i = 0; i < WINDOW && this.received + i < DATAGRAMS; i++)
-      this.#io.transmit(1, this.#to, this.#payload, BYTES);
+    const count = Math.min(WINDOW, DATAGRAMS - this.received);
+    if (mode === "runs") this.#io.transmitRuns?.(1, this.#payload, this.#runs, count);
+    else for (let i = 0; i < count; i++) this.#io.transmit(1, this.#to, this.#datagram, sizeOf(i));
   }
 }
 
@@ -89,7 +100,7 @@ const engine = createEngine(
       }),
     report,
     batchesRead: () => 0,
-    offloads: chooseOffloads(undefined),
+    offloads: chooseOffloads(offloads),
   },
   { wakeFd, take: () => commands.shift() },
 );

@@ -2,6 +2,8 @@ import { afterEach, describe, expect, test } from "vitest";
 import { EADDRINUSE, EAFNOSUPPORT, EAGAIN, EMSGSIZE } from "../../../../agent/driver/linux/errno.ts";
 import { IP_TTL, IPPROTO_IP, libc, libcUnavailable } from "../../../../agent/driver/linux/libc.ts";
 import { chooseOffloads } from "../../../../agent/driver/linux/offloads.ts";
+import { framesOf } from "../../../../agent/data/send_batch.ts";
+import type { SealedRun } from "../../../../agent/data/plane.ts";
 import { SystemError, UdpSocket, type UdpSocketOptions } from "../../../../agent/driver/linux/udp.ts";
 import { packAddress, unpackAddress } from "../../../../shared/address.ts";
 
@@ -20,15 +22,14 @@ describe.runIf(unavailable === undefined)("a UDP socket by libc", () => {
   ] as const)("carries a datagram over $ip and names its sender", ({ family, ip }) => {
     const a = open({ family, address: ip, port: 0 });
     const b = open({ family, address: ip, port: 0 });
-    const buffer = new Uint8Array(2048);
-    const from = new Uint8Array(18);
 
     expect(a.send(packAddress(b.local), Uint8Array.of(1, 2, 3))).toBe(0);
 
-    expect(b.receive(buffer, from)).toBe(3);
-    expect([...buffer.subarray(0, 3)]).toEqual([1, 2, 3]);
-    expect(unpackAddress(from)).toEqual(a.local);
-    expect(b.receive(buffer, from)).toBe(-EAGAIN);
+    expect(b.receive()).toBe(1);
+    expect(b.incoming[0]?.length).toBe(3);
+    expect([...(b.incoming[0]?.bytes.subarray(0, 3) ?? [])]).toEqual([1, 2, 3]);
+    expect(unpackAddress(b.incoming[0]?.from ?? new Uint8Array(18))).toEqual(a.local);
+    expect(b.receive()).toBe(-EAGAIN);
   });
 
   test("with few hops a datagram still reaches a neighbour, and the next has all of them again", () => {
@@ -40,50 +41,128 @@ describe.runIf(unavailable === undefined)("a UDP socket by libc", () => {
     };
     const before = ttl();
     expect(a.send(packAddress(a.local), Uint8Array.of(7), 1, 4)).toBe(0);
-    expect(a.receive(new Uint8Array(16), new Uint8Array(18))).toBe(1);
+    expect(received(a).map(({ bytes }) => bytes.length)).toEqual([1]);
     expect(ttl()).toBe(before);
   });
 
-  test.each(["", "none", "udp-send", "udp-receive"])(
+  test.each(["", "none", "udp-send", "udp-receive", "udp-many"])(
     "datagrams sent as one arrive as they were cut, with offloads %j",
     (offloads) => {
       const a = open({ family: 4, address: "127.0.0.1", port: 0 }, offloads);
       const b = open({ family: 4, address: "127.0.0.1", port: 0 }, offloads);
       const bytes = Uint8Array.from({ length: 43 * 1000 + 7 }, (_, i) => (i * 7) >>> 3);
-      const [buffer, from] = [new Uint8Array(65_536), new Uint8Array(18)];
 
       expect(a.send(packAddress(b.local), bytes, 1000)).toBe(0);
 
-      const datagrams: Uint8Array[] = [];
-      let calls = 0;
-      for (let length = b.receive(buffer, from); length >= 0; length = b.receive(buffer, from), calls++) {
-        for (let at = 0; at < length; at += b.frameBytes || length) {
-          datagrams.push(buffer.slice(at, Math.min(length, at + (b.frameBytes || length))));
-        }
-      }
+      const messages = received(b);
+      const datagrams = messages.flatMap(({ bytes: message, frameBytes }) => [...framesOf(message, frameBytes)]);
       expect(datagrams.map(({ length }) => length)).toEqual([...Array.from({ length: 43 }, () => 1000), 7]);
       expect(Buffer.concat(datagrams).equals(bytes)).toBe(true);
-      // One call each way only where both ends may: what is sent alone comes alone over loopback.
-      expect(calls).toBe(offloads === "" ? 1 : 44);
-      expect(unpackAddress(from)).toEqual(a.local);
+      // One message each way only where both ends may: what is sent alone comes alone over loopback.
+      expect(messages.length).toBe(offloads === "" ? 1 : 44);
+      expect(new Set(messages.map(({ call }) => call)).size).toBe({ "": 1, "udp-many": 3 }[offloads] ?? 44);
+      for (const { from } of messages) expect(unpackAddress(from)).toEqual(a.local);
     },
   );
+
+  test.each(["", "none", "udp-many", "udp-send,udp-many"])(
+    "runs of several sizes to several peers arrive as if each had been sent alone, with offloads %j",
+    (offloads) => {
+      const a = open({ family: 4, address: "127.0.0.1", port: 0 }, offloads);
+      const peers = [1, 2, 3].map(() => open({ family: 4, address: "127.0.0.1", port: 0 }, offloads));
+      const bytes = Uint8Array.from({ length: 60_000 }, (_, i) => (i * 11) >>> 2);
+      const runs: SealedRun[] = [];
+      const expected = peers.map((): Uint8Array[] => []);
+      let start = 0;
+      // More than a call takes.
+      for (let i = 0; i < 100; i++) {
+        const [peer, frameBytes] = [i % 3, 100 + i];
+        const length = i % 5 === 0 ? 5 * frameBytes - 40 : frameBytes;
+        const to = packAddress(peers[peer]?.local ?? a.local);
+        runs.push({ path: { leg: 1, to, ...(i === 50 ? { hops: 9 } : {}) }, start, length, frameBytes, errno: -1 });
+        expected[peer]?.push(...framesOf(bytes.subarray(start, start + length), frameBytes));
+        start += length;
+      }
+
+      a.sendRuns(bytes, runs, runs.length);
+
+      expect(runs.map(({ errno }) => errno)).toEqual(runs.map(() => 0));
+      for (const [i, peer] of peers.entries()) {
+        const datagrams = received(peer).flatMap(({ bytes: message, frameBytes }) => [
+          ...framesOf(message, frameBytes),
+        ]);
+        expect(datagrams.map(({ length }) => length)).toEqual(expected[i]?.map(({ length }) => length));
+        expect(Buffer.concat(datagrams).equals(Buffer.concat(expected[i] ?? []))).toBe(true);
+      }
+    },
+  );
+
+  test("of several runs each is told what became of it, and one that is refused takes no other with it", () => {
+    const a = open({ family: 4, address: "127.0.0.1", port: 0 });
+    const to = packAddress(a.local);
+    const six = packAddress({ ip: "::1", port: 9 });
+    const bytes = new Uint8Array(70_000);
+    const run = (at: Uint8Array, start: number, length: number, frameBytes = length): SealedRun => ({
+      path: { leg: 1, to: at },
+      start,
+      length,
+      frameBytes,
+      errno: -1,
+    });
+    const runs = [
+      run(to, 0, 10),
+      run(six, 10, 20),
+      run(to, 30, 66_000),
+      run(to, 40, 11),
+      run(to, 60, 12),
+      run(to, 80, 13),
+    ];
+
+    a.sendRuns(bytes, runs, 5);
+
+    expect(runs.map(({ errno }) => errno)).toEqual([0, EAFNOSUPPORT, EMSGSIZE, 0, 0, -1]);
+    expect(received(a).map(({ bytes: message }) => message.length)).toEqual([10, 11, 12]);
+  });
+
+  test("what comes in one call is no more than waits, and the next call begins behind it", () => {
+    const a = open({ family: 4, address: "127.0.0.1", port: 0 });
+    const to = packAddress(a.local);
+    for (let i = 0; i < 20; i++) expect(a.send(to, new Uint8Array(10 + i))).toBe(0);
+    const call = (): unknown => {
+      const count = a.receive();
+      return [count, a.isDrained, a.incoming.slice(0, count).map(({ length }) => length)];
+    };
+    const sizes = Array.from({ length: 20 }, (_, i) => 10 + i);
+    expect(call()).toEqual([16, false, sizes.slice(0, 16)]);
+    expect(call()).toEqual([4, true, sizes.slice(16)]);
+  });
+
+  test("large ones come one a call, so that each is worked on while it is in the cache", () => {
+    const a = open({ family: 4, address: "127.0.0.1", port: 0 });
+    const to = packAddress(a.local);
+    const sizes = [100, 100, 40_000, 40_000, 100, 100];
+    for (const size of sizes.slice(0, 3)) expect(a.send(to, new Uint8Array(size))).toBe(0);
+    expect(a.receive()).toBe(3);
+    for (const size of sizes.slice(3)) expect(a.send(to, new Uint8Array(size))).toBe(0);
+    const calls = [a.receive(), a.receive(), a.receive()];
+    expect(calls).toEqual([1, 1, 1]);
+    expect(a.receive()).toBe(-EAGAIN);
+  });
 
   test("an empty datagram is a datagram", () => {
     const a = open({ family: 4, address: "127.0.0.1", port: 0 });
     expect(a.send(packAddress(a.local), new Uint8Array(0))).toBe(0);
-    expect(a.receive(new Uint8Array(16), new Uint8Array(18))).toBe(0);
+    expect(a.receive()).toBe(1);
+    expect(a.incoming[0]?.length).toBe(0);
   });
 
   test("a view into a larger buffer sends only its own bytes", () => {
     const a = open({ family: 4, address: "127.0.0.1", port: 0 });
     const large = Uint8Array.from({ length: 100 }, (_, i) => i);
-    const buffer = new Uint8Array(200);
 
     expect(a.send(packAddress(a.local), large.subarray(40, 44))).toBe(0);
 
-    expect(a.receive(buffer.subarray(100), new Uint8Array(18))).toBe(4);
-    expect([...buffer.subarray(99, 105)]).toEqual([0, 40, 41, 42, 43, 0]);
+    expect(received(a).map(({ bytes }) => [...bytes])).toEqual([[40, 41, 42, 43]]);
   });
 
   test("refusals to send are error numbers", () => {
@@ -112,6 +191,17 @@ function open(options: Omit<UdpSocketOptions, "offloads">, offloads?: string): U
   const socket = UdpSocket.open({ ...options, offloads: chooseOffloads(offloads) });
   opened.push(socket);
   return socket;
+}
+
+/** Everything that waits: each message, and by the how-manyeth call it came. */
+function received(socket: UdpSocket): { bytes: Uint8Array; frameBytes: number; from: Uint8Array; call: number }[] {
+  const messages = [];
+  for (let call = 0, count = socket.receive(); count >= 0; count = socket.receive(), call++) {
+    for (const { bytes, length, frameBytes, from } of socket.incoming.slice(0, count)) {
+      messages.push({ bytes: bytes.slice(0, length), frameBytes, from: from.slice(), call });
+    }
+  }
+  return messages;
 }
 
 function failure(act: () => unknown): SystemError {
