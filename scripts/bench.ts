@@ -3,14 +3,14 @@
  * table and judges nothing: figures of a shared machine are for people to compare.
  *
  * Usage: npm run bench -- [--quick] [--rounds N] [--seconds N] [--only NAME,...] [--loss PERCENT] [--round-trip MS] [--rate MBIT]
- *        [--ipv6] [--json FILE] [--help]
+ *        [--ipv6] [--congestion NAME] [--json FILE] [--help]
  */
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { cpus, release } from "node:os";
 import { parseArgs } from "node:util";
 import { bothDirect, startPair } from "../test/lab/mesh.ts";
 import { createLab, type Host } from "../test/lab/topology.ts";
-import { cpuSeconds, flow, median, residentMiB, roundTrips } from "./bench/measure.ts";
+import { cpuSeconds, flow, median, mixedPackets, residentMiB, roundTrips } from "./bench/measure.ts";
 import { type Rival, startRivals } from "./bench/rivals.ts";
 import { missingForLab } from "./lab_requirements.ts";
 import { run } from "./run.ts";
@@ -20,7 +20,8 @@ const HELP = `Usage: npm run bench -- [OPTIONS]
 Measures between two hosts made of network namespaces, with the compiled agent and the real coordinator: the bare path,
 TunnelMesh direct, by SSH and by WebSocket, and wireguard-go, tinc and nebula where they are installed. They take turns,
 round after round, so that a busy moment meets all. TCP by iperf3 with 1 and 8 flows both ways, UDP of 64, 512 and 1400
-bytes as fast as it goes, round trips without load and beside a TCP flow, CPU seconds per GB, start-up time and memory.
+bytes as fast as it goes, and of two sizes at once at 40 000 packets a second, round trips without load and beside a TCP
+flow, CPU seconds per GB, start-up time and memory.
 Needs what "npm run lab" needs, and iperf3.
 
   --quick        one round of one second each, without UDP
@@ -33,10 +34,15 @@ Needs what "npm run lab" needs, and iperf3.
   --rate MBIT    every line of the network carries so much towards its machine, with a queue of 50 ms before it:
                  what round trips beside a flow take longer than that is a queue of the tunnel
   --ipv6         inside and outside; without the other tunnels
+  --congestion NAME
+                 of the TCP flows, instead of the kernel's default: cubic, bbr, or another that the kernel has
   --json FILE    write the figures to FILE as well
   --help         this text
 `;
 const UDP_SIZES = [64, 512, 1400];
+/** At 20 000 packets a second each. */
+const MIXED_SIZES = [64, 512];
+const CONGESTION_CONTROLS = "/proc/sys/net/ipv4/tcp_available_congestion_control";
 const IDLE_ROUND_TRIPS = 100;
 /** Beside a flow; in so many the slow ones show. */
 const LOADED_ROUND_TRIPS = 200;
@@ -69,8 +75,8 @@ if (options.json !== undefined) {
   const machine = { cpu: cpus()[0]?.model ?? "unknown", cores: cpus().length, kernel: release() };
   const { rounds, seconds } = options;
   const list = [...figures.values()].map((figure) => ({ ...figure, median: median(figure.values) }));
-  const { loss, roundTrip, rate, ipv6 } = options;
-  const network = { loss, roundTrip, rate, ipv6 };
+  const { loss, roundTrip, rate, ipv6, congestion } = options;
+  const network = { loss, roundTrip, rate, ipv6, congestion };
   const report = { schema: 2, at: new Date().toISOString(), machine, network, rounds, seconds, missing, figures: list };
   writeFileSync(options.json, `${JSON.stringify(report, undefined, 1)}\n`);
 }
@@ -101,21 +107,25 @@ async function measurePaths(): Promise<readonly string[]> {
 
 async function measure(rival: Rival, one: Host, two: Host): Promise<void> {
   const { name, address, processes } = rival;
-  const { seconds } = options;
+  const { seconds, congestion } = options;
   const note = (what: string, unit: string, value: number): void => add(name, what, unit, value);
   note("round trip, idle", "ms", median(await roundTrips(one, two, address, IDLE_ROUND_TRIPS)));
 
   const before = cpuSeconds(processes);
-  const single = await flow(one, two, address, seconds, {});
+  const single = await flow(one, two, address, seconds, { congestion });
   if (processes.length > 0) note("CPU seconds per GB", "s", (cpuSeconds(processes) - before) / (single.bytes / 1e9));
   note("TCP, 1 flow", "Mbit/s", single.mbits);
-  note("TCP, 1 flow back", "Mbit/s", (await flow(one, two, address, seconds, { reverse: true })).mbits);
-  note("TCP, 8 flows", "Mbit/s", (await flow(one, two, address, seconds, { flows: 8 })).mbits);
-  note("TCP, 8 flows back", "Mbit/s", (await flow(one, two, address, seconds, { flows: 8, reverse: true })).mbits);
+  note("TCP, 1 flow back", "Mbit/s", (await flow(one, two, address, seconds, { reverse: true, congestion })).mbits);
+  note("TCP, 8 flows", "Mbit/s", (await flow(one, two, address, seconds, { flows: 8, congestion })).mbits);
+  note(
+    "TCP, 8 flows back",
+    "Mbit/s",
+    (await flow(one, two, address, seconds, { flows: 8, reverse: true, congestion })).mbits,
+  );
 
   let isOver = false;
   const isSlow = options.rate !== undefined;
-  const load = flow(one, two, address, isSlow ? SLOW_FLOW_SECONDS : seconds + 2, {}).finally(() => {
+  const load = flow(one, two, address, isSlow ? SLOW_FLOW_SECONDS : seconds + 2, { congestion }).finally(() => {
     isOver = true;
   });
   // A slow line's queue fills slowly.
@@ -135,6 +145,9 @@ async function measure(rival: Rival, one: Host, two: Host): Promise<void> {
     const back = await flow(one, two, address, seconds, { udpBytes: size, reverse: true });
     note(`UDP, ${size} bytes, arrived back`, "packets/s", (back.mbits * 1e6) / 8 / size);
   }
+  const mixed = await mixedPackets(one, two, address, seconds, MIXED_SIZES, processes);
+  note("UDP, 64 and 512 bytes in turn, arrived", "packets/s", mixed.perSecond);
+  if (processes.length > 0) note("UDP, 64 and 512 bytes in turn, CPU a packet", "µs", mixed.microseconds);
 }
 
 /** Each start has a lab of its own, so that nothing is warm but the page cache. */
@@ -210,6 +223,7 @@ interface Options {
   readonly roundTrip: number | undefined;
   readonly rate: number | undefined;
   readonly ipv6: boolean;
+  readonly congestion: string | undefined;
   readonly only: readonly string[] | undefined;
 }
 
@@ -225,6 +239,7 @@ function parse(): Options {
         "round-trip": { type: "string" },
         rate: { type: "string" },
         ipv6: { type: "boolean", default: false },
+        congestion: { type: "string" },
         rounds: { type: "string" },
         seconds: { type: "string" },
       },
@@ -245,7 +260,11 @@ function parse(): Options {
       if (text === "" || !(value >= 0 && value <= most)) throw new Error(`--${name} takes 0 to ${most}`);
       return value;
     };
-    const { quick, ipv6 } = values;
+    const { quick, ipv6, congestion } = values;
+    if (congestion !== undefined) {
+      const known = readFileSync(CONGESTION_CONTROLS, "utf8").trim().split(" ");
+      if (!known.includes(congestion)) throw new Error(`--congestion takes what this kernel has: ${known.join(", ")}`);
+    }
     const [loss, roundTrip, rate] = [measure("loss", 50), measure("round-trip", 2000), measure("rate", 10_000)];
     if (rate !== undefined && (loss !== undefined || roundTrip !== undefined))
       throw new Error("--rate does not go with --loss or --round-trip: they are done by another network");
@@ -258,6 +277,7 @@ function parse(): Options {
       roundTrip,
       rate,
       ipv6,
+      congestion,
       only: values.only?.split(",").map((name) => name.trim()),
     };
   } catch (error) {

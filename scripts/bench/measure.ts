@@ -4,7 +4,11 @@ import { fileURLToPath } from "node:url";
 import type { LabProcess } from "../../test/lab/process.ts";
 import type { Host } from "../../test/lab/topology.ts";
 
-const FLOW_PORT = "5201";
+const FLOW_PORT = 5201;
+/** And those after it. */
+const MIXED_PORT = 5211;
+/** Packets of each size a second. */
+const MIXED_RATE = 20_000;
 const ECHO_PORT = "5202";
 const TRAFFIC = fileURLToPath(new URL("../../test/lab/traffic.ts", import.meta.url));
 const START_MS = 5_000;
@@ -18,20 +22,36 @@ export interface FlowResult {
   readonly lost: number;
 }
 
+interface FlowOptions {
+  readonly flows?: number;
+  readonly reverse?: boolean;
+  /** UDP of this size instead of TCP, and at this rate; 0: as fast as it goes. */
+  readonly udpBytes?: number;
+  readonly packetsPerSecond?: number;
+  readonly port?: number;
+  /** Of TCP: which congestion control; default the kernel's. */
+  readonly congestion?: string | undefined;
+}
+
 /** One run of iperf3 from one host to the other (`reverse`: back). Rates are what arrived. */
 export async function flow(
   from: Host,
   to: Host,
   address: string,
   seconds: number,
-  options: { readonly flows?: number; readonly reverse?: boolean; readonly udpBytes?: number },
+  options: FlowOptions,
 ): Promise<FlowResult> {
-  const server = to.spawn(["iperf3", "-s", "-1", "-B", address, "-p", FLOW_PORT, "--forceflush"]);
+  const { udpBytes, packetsPerSecond = 0, flows = 1, reverse = false, port = FLOW_PORT, congestion } = options;
+  const server = to.spawn(["iperf3", "-s", "-1", "-B", address, "-p", `${port}`, "--forceflush"]);
   await server.waitFor("listening", (line) => (line.text.includes("listening") ? true : undefined), START_MS);
-  const { udpBytes, flows = 1, reverse = false } = options;
-  const client = ["iperf3", "-c", address, "-p", FLOW_PORT, "-t", `${seconds}`, "-J", "-P", `${flows}`];
+  const rate = packetsPerSecond * 8 * (udpBytes ?? 0);
+  const client = ["iperf3", "-c", address, "-p", `${port}`, "-t", `${seconds}`, "-J", "-P", `${flows}`];
   const output = await from.execChecked(
-    [...client, ...(reverse ? ["-R"] : []), ...(udpBytes === undefined ? [] : ["-u", "-b", "0", "-l", `${udpBytes}`])],
+    [
+      ...client,
+      ...(reverse ? ["-R"] : []),
+      ...(udpBytes === undefined ? [] : ["-u", "-b", `${rate}`, "-l", `${udpBytes}`]),
+    ],
     { timeoutMs: (seconds + 15) * 1_000 },
   );
   await server.stop();
@@ -39,6 +59,25 @@ export async function flow(
   const got = udpBytes === undefined ? end.sum_received : (end.sum_received ?? end.sum);
   const lost = end.sum_received?.lost_percent ?? end.sum?.lost_percent ?? 0;
   return { mbits: (got?.bits_per_second ?? Number.NaN) / 1e6, bytes: got?.bytes ?? 0, lost };
+}
+
+/** UDP of several sizes at once, which no batch of equal frames holds: the CPU time of these programs for each packet that arrived, in µs. */
+export async function mixedPackets(
+  from: Host,
+  to: Host,
+  address: string,
+  seconds: number,
+  sizes: readonly number[],
+  processes: readonly LabProcess[],
+): Promise<{ readonly microseconds: number; readonly perSecond: number }> {
+  const before = cpuSeconds(processes);
+  const flows = sizes.map(async (udpBytes, i) => {
+    const options = { udpBytes, packetsPerSecond: MIXED_RATE, port: MIXED_PORT + i };
+    const { mbits } = await flow(from, to, address, seconds, options);
+    return (mbits * 1e6) / 8 / udpBytes;
+  });
+  const perSecond = (await Promise.all(flows)).reduce((sum, each) => sum + each, 0);
+  return { perSecond, microseconds: ((cpuSeconds(processes) - before) * 1e6) / (perSecond * seconds) };
 }
 
 interface IperfSum {
