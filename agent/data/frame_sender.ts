@@ -17,6 +17,7 @@ import {
   writeFrameHeader,
 } from "../../shared/wire/frame.ts";
 import type { DataPeer, Epoch, OutgoingPacket } from "./data_peer.ts";
+import type { DropCounts } from "./drop_counts.ts";
 import { finishPackets, PacketHeaders } from "./packet_headers.ts";
 import {
   FIRST_RELAY_LEG,
@@ -48,7 +49,7 @@ export interface RekeyLimits {
 
 export class FrameSender {
   readonly #io: PlaneIo;
-  readonly #drop: (reason: string, count?: number) => void;
+  readonly #drops: DropCounts;
   readonly #rekeyAfterFrames: number;
   readonly #rejectAfterFrames: number;
   readonly #batch: SendBatch<DataPeer>;
@@ -60,9 +61,9 @@ export class FrameSender {
   #relayDueAt: Instant | undefined;
   #now: Instant | undefined;
 
-  constructor(io: PlaneIo, limits: RekeyLimits, drop: (reason: string, count?: number) => void) {
+  constructor(io: PlaneIo, limits: RekeyLimits, drops: DropCounts) {
     this.#io = io;
-    this.#drop = drop;
+    this.#drops = drops;
     this.#rekeyAfterFrames = limits.rekeyAfterFrames ?? REKEY_AFTER_FRAMES;
     this.#rejectAfterFrames = limits.rejectAfterFrames ?? REJECT_AFTER_FRAMES;
     this.#batch = new SendBatch(MAX_FRAME_BYTES, (leg, runs, count) => this.#transmit(leg, runs, count));
@@ -171,7 +172,7 @@ export class FrameSender {
     const body = peer.mtu - FRAME_HEADER_BYTES - FRAME_TAG_BYTES - FRAGMENT_HEADER_BYTES;
     const count = Math.ceil(length / Math.max(1, body));
     if (body < 1 || count > 255) {
-      this.#drop("path too small");
+      this.#drops.add("path too small");
       return;
     }
     const id = peer.fragmentId++ >>> 0;
@@ -201,7 +202,7 @@ export class FrameSender {
       this.#io.report({ type: "epoch_exhausted", peer: peer.slot, localIndex: epoch.keys.localIndex, at: now });
     }
     if (counter >= this.#rejectAfterFrames) {
-      this.#drop("epoch exhausted");
+      this.#drops.add("epoch exhausted");
       return;
     }
     epoch.counter = counter + 1;
@@ -210,7 +211,7 @@ export class FrameSender {
     const at = batch.place(path, frameBytes, peer);
     const frame = batch.bytes;
     writeFrameHeader(frame, epoch.keys.remoteIndex, counter, at);
-    if (!epoch.aead.seal(counter, plaintext, from, length, frame, at)) this.#drop("cannot seal");
+    if (!epoch.aead.seal(counter, plaintext, from, length, frame, at)) this.#drops.add("cannot seal");
     else if (path.leg >= FIRST_RELAY_LEG) this.#queueRelay(path, frame.subarray(at, at + frameBytes), now);
     else batch.add(frameBytes);
   }
@@ -222,7 +223,7 @@ export class FrameSender {
       return;
     }
     this.#batch.flush();
-    if (this.#io.transmit(path.leg, path.to, bytes, bytes.length, path.hops) !== 0) this.#drop("send failed");
+    if (this.#io.transmit(path.leg, path.to, bytes, bytes.length, path.hops) !== 0) this.#drops.add("send failed");
   }
 
   #transmit(leg: Leg, runs: readonly OwnedRun<DataPeer>[], count: number): void {
@@ -242,7 +243,7 @@ export class FrameSender {
 
   #sendFailed(peer: DataPeer, path: PathRef, errno: number, frames: number): void {
     const now = this.#now;
-    this.#drop("send failed", frames);
+    this.#drops.add("send failed", frames);
     if (now === undefined || (peer.sendFailedAt !== undefined && now - peer.sendFailedAt < SEND_FAILED_INTERVAL_MS)) {
       return;
     }

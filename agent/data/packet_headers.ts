@@ -161,3 +161,7 @@ function writeU16(bytes: Uint8Array, at: number, value: number): void {
   bytes[at] = value >>> 8;
   bytes[at + 1] = value;
 }
+
+/** IP packets that a packet with so much payload stands for. */
+export const partsOf = (payload: number, segmentBytes: number): number =>
+  segmentBytes === 0 ? 1 : Math.max(1, Math.ceil(payload / segmentBytes));

@@ -50,12 +50,15 @@ export async function flow(
     [
       ...client,
       ...(reverse ? ["-R"] : []),
+      ...(congestion === undefined ? [] : ["-C", congestion]),
       ...(udpBytes === undefined ? [] : ["-u", "-b", `${rate}`, "-l", `${udpBytes}`]),
     ],
     { timeoutMs: (seconds + 15) * 1_000 },
   );
   await server.stop();
   const { end } = JSON.parse(output) as { end: IperfEnd };
+  const used = end.sender_tcp_congestion;
+  if (congestion !== undefined && used !== congestion) throw new Error(`iperf3 used ${used}, not ${congestion}`);
   const got = udpBytes === undefined ? end.sum_received : (end.sum_received ?? end.sum);
   const lost = end.sum_received?.lost_percent ?? end.sum?.lost_percent ?? 0;
   return { mbits: (got?.bits_per_second ?? Number.NaN) / 1e6, bytes: got?.bytes ?? 0, lost };
@@ -86,6 +89,7 @@ interface IperfSum {
   readonly lost_percent?: number;
 }
 interface IperfEnd {
+  readonly sender_tcp_congestion?: string;
   readonly sum_received?: IperfSum;
   readonly sum?: IperfSum;
 }
