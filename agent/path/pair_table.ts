@@ -1,8 +1,9 @@
 /** The pairs of one peer, found by leg and remote address, with the caps on how many there may be. */
-import { isIPv6, packAddress, type TransportAddress } from "../../shared/address.ts";
+import { packAddress, type TransportAddress } from "../../shared/address.ts";
 import type { Instant } from "../../shared/time.ts";
 import type { Leg } from "../data/plane.ts";
 import { Pair, type PairOrigin } from "./pair.ts";
+import { score } from "./pair_choice.ts";
 import type { UntrustedProbes } from "./untrusted_probes.ts";
 
 /** A pair that works but is not selected is not kept open: this long it counts as proven. Linux forgets a flow after 30 s. */
@@ -79,17 +80,3 @@ export class PairTable {
 }
 
 const keyOf = (leg: Leg, remote: TransportAddress): string => `${leg}|${remote.ip}|${remote.port}`;
-
-/**
- * What the LAN may seem slower by: single answers of a machine that has just started are late by many milliseconds, and the way through a
- * router that turns packets round (hairpin) takes the same LAN twice. Small enough for a bridged overlay that only looks like a LAN.
- */
-const LAN_BONUS_MS = 20;
-/** No NAT can take the mapping of IPv6 away. */
-const IPV6_BONUS_MS = 1;
-
-/** Milliseconds; lower is better. */
-export const score = (pair: Pair): number =>
-  (pair.rttMs ?? Number.POSITIVE_INFINITY) -
-  (pair.isLocal ? LAN_BONUS_MS : 0) -
-  (isIPv6(pair.remote.ip) ? IPV6_BONUS_MS : 0);

@@ -18,11 +18,13 @@ import type { Leg, PacketCounts } from "../data/plane.ts";
 import { ExtraLegs } from "./extra_legs.ts";
 import { keepaliveMs } from "./mapping_lifetime.ts";
 import type { Pair, PairOrigin } from "./pair.ts";
-import { PairTable, score } from "./pair_table.ts";
+import { NETWORK_CHANGED, probingRank, reasonOfDeath, reasonToMove } from "./pair_choice.ts";
+import { PairTable } from "./pair_table.ts";
 import type { LocalLegs, PathAction, PeerPathsOptions } from "./path_contract.ts";
 import { PathWatch, usualAnswerMs } from "./path_watch.ts";
 import { PROVING_GAP_MS, Stability } from "./stability.ts";
 import { PRIMER_HOPS } from "./primer.ts";
+import { Probes } from "./probes.ts";
 import { RemoteAddresses } from "./remote_addresses.ts";
 import { Rounds } from "./rounds.ts";
 import { UntrustedProbes } from "./untrusted_probes.ts";
@@ -38,11 +40,6 @@ const BACKGROUND_MS = 4000;
 const HURRY_MS = 30;
 /** A probe that answers the peer's probes is not repeated sooner. Shorter than the densest step of a round. */
 const TRIGGERED_GAP_MS = 15;
-/** With all but the first of the three probes whose silence may end a path (path_watch.ts): the answer comes before the verdict. */
-const BASE_PROBE_AFTER_UNANSWERED = 1;
-/** A better pair must be better by this much to displace a working one. */
-const HYSTERESIS_SHARE = 0.2;
-const HYSTERESIS_MS = 2;
 
 export class PeerPaths {
   readonly #options: PeerPathsOptions;
@@ -61,9 +58,12 @@ export class PeerPaths {
   readonly #stability = new Stability();
   #isSuspectTold = false;
   #hasRelay = false;
+  readonly #probes: Probes;
 
   constructor(options: PeerPathsOptions) {
     this.#options = options;
+    const parts = { untrusted: this.#untrustedProbes, extraLegs: this.#extraLegs, rounds: this.#rounds };
+    this.#probes = new Probes(options, parts, (action) => this.#actions.push(action));
   }
 
   get selected(): Pair | undefined {
@@ -199,7 +199,7 @@ export class PeerPaths {
     this.#rounds.schedule(round, fireAt);
     for (const pair of fireAt > now ? this.pairs() : []) {
       const isPrimed = pair.isTrusted && !pair.isLocal && !pair.isValid && !isIPv6(pair.remote.ip);
-      if (isPrimed && this.#mayProbe(pair, now)) this.#probe(pair, now, PRIMER_HOPS);
+      if (isPrimed && this.#probes.maySend(pair, now)) this.#probe(pair, now, PRIMER_HOPS);
     }
   }
 
@@ -233,22 +233,14 @@ export class PeerPaths {
     if (message.answered) pair.peerConfirmed = true;
     // What an answer of ours has brought there comes back: the peer is where it says, and nobody is aimed at.
     if (message.echo !== undefined && message.echo === pair.challenge) pair.isTrusted = true;
-    if (!pair.isTrusted) pair.challenge ??= this.#newTransaction();
+    if (!pair.isTrusted) pair.challenge ??= this.#probes.newTransaction();
     // An authentic peer may still write a stranger's address on its probes: until the address has answered, answers are rationed too.
-    if (!pair.isValid && !this.#takeFromBudget(pair, now)) return;
-    // Reply on the pair the probe came in on, never on the selected one: only a reply that retraces
-    // the path tells the prober that this pair works.
-    this.#send(pair, {
-      type: "probe_answer",
-      transaction: message.transaction,
-      answered: pair.isValid,
-      seenFrom: from,
-      ...(pair.isTrusted || pair.challenge === undefined ? {} : { echo: pair.challenge }),
-    });
+    if (!pair.isValid && !this.#probes.takeFromBudget(pair, now)) return;
+    this.#probes.answer(pair, message.transaction, from);
     // Triggered check (RFC 8445 §7.3.1.4): what reached us is the best guess at what our own probe can reach. One for a whole volley:
     // the peer's probes to each of our mappings arrive here together.
     const isVolley = pair.lastProbeAt !== undefined && now - pair.lastProbeAt < TRIGGERED_GAP_MS;
-    if (!pair.isValid && !isVolley && this.#mayProbe(pair, now)) this.#probe(pair, now);
+    if (!pair.isValid && !isVolley && this.#probes.maySend(pair, now)) this.#probe(pair, now);
     if (this.#selected === undefined && !pair.isValid && pair.nextProbeAt === undefined) pair.startRound(now);
   }
 
@@ -437,7 +429,7 @@ export class PeerPaths {
     this.#pairs.expire(this.#selected, now);
     this.#rounds.begin(now);
     // Likeliest first, since all leave within the same millisecond and a slow router takes them in order.
-    const ordered = this.pairs().toSorted((a, b) => rank(a) - rank(b));
+    const ordered = this.pairs().toSorted((a, b) => probingRank(a) - probingRank(b));
     for (const pair of ordered) {
       // The selected pair has its own watch: a volley without answers yet would look like its death.
       if (pair === this.#selected) {
@@ -468,7 +460,7 @@ export class PeerPaths {
     } else {
       pair.nextProbeAt = this.#backgroundAt(pair, now);
     }
-    if (this.#mayProbe(pair, now)) this.#probe(pair, now);
+    if (this.#probes.maySend(pair, now)) this.#probe(pair, now);
     else if (!pair.mayProbe) pair.stopRound();
   }
 
@@ -482,47 +474,9 @@ export class PeerPaths {
     return this.#selected === undefined && this.#isInUse && pair.isTrusted ? after(now, BACKGROUND_MS) : undefined;
   }
 
-  #mayProbe(pair: Pair, now: Instant): boolean {
-    return pair.mayProbe && (pair.isValid || this.#takeFromBudget(pair, now));
-  }
-
-  /** A volley that both agents have agreed to has a little of its own, for the one address that it is about. */
-  #takeFromBudget({ remote }: Pair, now: Instant): boolean {
-    return this.#options.budget.take(remote.ip, now) || this.#extraLegs.volley?.takeExtra(remote.ip) === true;
-  }
-
   #probe(pair: Pair, now: Instant, hops?: number): void {
-    const { mtu } = pair;
-    pair.isProvingLarge = pair.needsLarge || (pair === this.#selected && this.#watch.wantsLarge(now));
-    // Large probes that are lost may have been too large, and nothing else: one that every path carries tells.
-    if (pair.isProvingLarge && mtu.size > mtu.base && pair.unanswered >= BASE_PROBE_AFTER_UNANSWERED) {
-      const transaction = this.#newTransaction();
-      this.#send(pair, this.#probeMessage(pair, transaction), mtu.takeBaseProbe(transaction));
-    }
-    const transaction = this.#newTransaction();
-    pair.onProbeSent(transaction, now);
-    if (!pair.isTrusted) this.#untrustedProbes.add(pair.remote);
-    this.#send(pair, this.#probeMessage(pair, transaction), pair.isProvingLarge ? mtu.size : undefined, hops);
-  }
-
-  #probeMessage(pair: Pair, transaction: number): ControlMessage {
-    const { isValid: answered, echo } = pair;
-    return {
-      type: "probe",
-      transaction,
-      round: this.#rounds.newest,
-      answered,
-      ...(echo === undefined ? {} : { echo }),
-    };
-  }
-
-  #newTransaction(): number {
-    const [a = 0, b = 0, c = 0, d = 0] = this.#options.random(4);
-    return ((a << 24) | (b << 16) | (c << 8) | d) >>> 0;
-  }
-
-  #send(pair: Pair, message: ControlMessage, frameBytes?: number, hops?: number): void {
-    this.#actions.push({ type: "send", leg: pair.leg, to: pair.packedRemote, message, frameBytes, hops });
+    const isLarge = pair.needsLarge || (pair === this.#selected && this.#watch.wantsLarge(now));
+    this.#probes.send(pair, isLarge, now, hops);
   }
 
   // The size of frames
@@ -531,10 +485,7 @@ export class PeerPaths {
     const pair = this.#selected;
     const dueAt = pair?.mtu.dueAt(this.#isInUse);
     if (pair === undefined || dueAt === undefined || now < dueAt) return;
-    const transaction = this.#newTransaction();
-    const frameBytes = pair.mtu.takeProbe(transaction, usualAnswerMs(pair), now);
-    if (frameBytes === undefined) this.#actions.push({ type: "mtu_changed" });
-    else this.#send(pair, this.#probeMessage(pair, transaction), frameBytes);
+    if (!this.#probes.sendForSize(pair, now)) this.#actions.push({ type: "mtu_changed" });
   }
 
   /** Probes of the size are none of whether the pair lives: a lost one must not look like its death, nor an answer like its life. */
@@ -587,12 +538,8 @@ export class PeerPaths {
       this.#select(pair, NETWORK_CHANGED, now);
       return;
     }
-    if (pair.isStraight !== current.isStraight) {
-      if (pair.isStraight) this.#select(pair, "an address that the peer's own packets keep open", now);
-      return;
-    }
-    const leastGain = HYSTERESIS_MS + HYSTERESIS_SHARE * (current.rttMs ?? 0);
-    if (score(current) - score(pair) > leastGain) this.#select(pair, "faster path", now);
+    const reason = reasonToMove(current, pair);
+    if (reason !== undefined) this.#select(pair, reason, now);
   }
 
   #select(pair: Pair | undefined, reason: string, now: Instant): void {
@@ -653,13 +600,7 @@ export class PeerPaths {
     const isTooLarge = verdict === "dead" && pair.isProvingLarge && this.#watch.isHeard(pair, now);
     // What died under large packets must be proven by large ones: small ones may have passed all the time.
     if (pair.isProvingLarge && !isDoubted) pair.needsLarge = true;
-    const reason = isDoubted
-      ? NETWORK_CHANGED
-      : isTooLarge
-        ? "large packets do not get through"
-        : verdict === "deaf"
-          ? "probes get through, data does not"
-          : "the path stopped answering";
+    const reason = isDoubted ? NETWORK_CHANGED : reasonOfDeath(verdict, isTooLarge);
     if (!isDoubted) this.#stability.onDeath(verdict === "deaf", now);
     const { unansweredSince } = pair;
     pair.invalidate();
@@ -676,8 +617,3 @@ export class PeerPaths {
     this.#beginRound(now);
   }
 }
-
-const NETWORK_CHANGED = "the network has changed";
-
-/** Order of first probes: the LAN, then what the coordinator has seen, then the rest. */
-const rank = (pair: Pair): number => (pair.isLocal ? 0 : pair.isTrusted ? 1 : 2);
