@@ -7,7 +7,7 @@
 import { ipBytes, PACKED_ADDRESS_BYTES, unpackAddress, type TransportAddress } from "../../../shared/address.ts";
 import { ptr } from "bun:ffi";
 import type { SealedRun } from "../../data/plane.ts";
-import { EAFNOSUPPORT, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOSYS, EOPNOTSUPP, errnoText } from "./errno.ts";
+import { EAFNOSUPPORT, EAGAIN, EINVAL, EIO, EMSGSIZE, ENOSYS, EOPNOTSUPP, EPERM, errnoText } from "./errno.ts";
 import * as c from "./libc.ts";
 import type { Offloads } from "./offloads.ts";
 import { type AddressFamily, decodeSockaddr, encodeSockaddr, SOCKADDR_BYTES } from "./sockaddr.ts";
@@ -208,7 +208,8 @@ export class UdpSocket {
   receive(): number {
     const wanted = this.#takesMany ? this.#wanted : 1;
     const count = wanted > 1 ? this.#incoming.receive(this.fd, wanted) : this.#incoming.receiveOne(this.fd);
-    if (count === -ENOSYS && wanted > 1) {
+    // No datagram is refused by EPERM: a sandbox has refused the call.
+    if ((count === -ENOSYS || count === -EPERM) && wanted > 1) {
       this.#takesMany = false;
       return this.receive();
     }

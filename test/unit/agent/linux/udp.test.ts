@@ -1,5 +1,6 @@
+import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, test } from "vitest";
-import { EADDRINUSE, EAFNOSUPPORT, EAGAIN, EMSGSIZE } from "../../../../agent/driver/linux/errno.ts";
+import { EADDRINUSE, EAFNOSUPPORT, EAGAIN, EMSGSIZE, ENOSYS, EPERM } from "../../../../agent/driver/linux/errno.ts";
 import { IP_TTL, IPPROTO_IP, libc, libcUnavailable } from "../../../../agent/driver/linux/libc.ts";
 import { chooseOffloads } from "../../../../agent/driver/linux/offloads.ts";
 import { framesOf } from "../../../../agent/data/send_batch.ts";
@@ -122,6 +123,22 @@ describe.runIf(unavailable === undefined)("a UDP socket by libc", () => {
 
     expect(runs.map(({ errno }) => errno)).toEqual([0, EAFNOSUPPORT, EMSGSIZE, 0, 0, -1]);
     expect(received(a).map(({ bytes: message }) => message.length)).toEqual([10, 11, 12]);
+  });
+
+  test.each([
+    ["a kernel that does not know them", ENOSYS],
+    ["a sandbox that forbids them", EPERM],
+  ])("without the calls for many messages, by %s, everything goes by others", async (_, errno) => {
+    const scenario = fileURLToPath(new URL("./forbidden_calls_scenario.ts", import.meta.url));
+    const child = Bun.spawn([process.execPath, scenario, `${errno}`], {
+      stdout: "pipe",
+      stderr: "pipe",
+      timeout: 10_000,
+    });
+    const [output, errors] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    expect(await child.exited, errors).toBe(0);
+    const once = [100, 400, 400, 100, 70, 1000, 71];
+    expect(JSON.parse(output)).toEqual({ errnos: [0, 0, 0, 0, 0], received: [...once, ...once] });
   });
 
   test("what comes in one call is no more than waits, and the next call begins behind it", () => {
