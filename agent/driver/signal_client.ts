@@ -14,6 +14,7 @@ import {
 } from "../../shared/signal/messages.ts";
 import { X25519Key } from "../../shared/session/primitives.ts";
 import type { Instant } from "../../shared/time.ts";
+import { Backoff } from "./backoff.ts";
 import type { ChallengeTimes } from "./challenge_times.ts";
 import { SpareSocket } from "./spare_socket.ts";
 import { WayOut } from "./way_out.ts";
@@ -23,9 +24,6 @@ import { openWebSocket, owned, proxyProblem, type WebSocketOptions } from "./bun
 export const SIGNAL_PATH = "/v1/signal";
 export const signalUrl = (coordinatorUrl: string): string => coordinatorUrl.replace(/^http/, "ws") + SIGNAL_PATH;
 
-/** Retries: the first soon, since most outages are a restart; jittered, so that a thousand agents do not come at once. */
-const FIRST_RETRY_MS = 250;
-const MAX_RETRY_MS = 3500;
 /** Opening the WebSocket and the handshake inside it. */
 const OPEN_TIMEOUT_MS = 8000;
 /** The coordinator asks for our clock every ten seconds: silence for longer than two of these means that the connection is dead. */
@@ -60,12 +58,15 @@ export class SignalClient {
   #socket: WebSocket | undefined;
   #channel: AgentChannel | undefined;
   #isOpen = false;
+  #isWelcome = false;
   #isStopped = false;
-  #retryMs = FIRST_RETRY_MS;
+  readonly #backoff = new Backoff();
   #retryTimer: ReturnType<typeof setTimeout> | undefined;
   #watchdog: ReturnType<typeof setTimeout> | undefined;
   #challengeTimer: ReturnType<typeof setTimeout> | undefined;
   #problem: string | undefined;
+  /** The WebSocket has been opened. */
+  #wasFound = false;
   #attempts = 0;
   #url = "";
   #wayOut: WayOut | undefined;
@@ -125,7 +126,7 @@ export class SignalClient {
   retryNow(): void {
     if (this.#isStopped || this.#socket !== undefined) return;
     clearTimeout(this.#retryTimer);
-    this.#retryMs = FIRST_RETRY_MS;
+    this.#backoff.reset();
     this.#connect();
   }
 
@@ -144,7 +145,7 @@ export class SignalClient {
     const spare = this.#spare.take();
     this.#fail(problem);
     clearTimeout(this.#retryTimer);
-    this.#retryMs = FIRST_RETRY_MS;
+    this.#backoff.reset();
     this.#connect(spare);
   }
 
@@ -166,8 +167,12 @@ export class SignalClient {
     this.#socket = socket;
     this.#channel = channel;
     this.#problem = undefined;
+    this.#wasFound = false;
     this.#watch(OPEN_TIMEOUT_MS, "the coordinator did not answer in time");
-    const start = (): void => socket.send(owned(channel.start()));
+    const start = (): void => {
+      this.#wasFound = true;
+      socket.send(owned(channel.start()));
+    };
     if (socket.readyState === WebSocket.OPEN) start();
     else socket.onopen = start;
     socket.onmessage = (event: MessageEvent<unknown>) => {
@@ -217,7 +222,10 @@ export class SignalClient {
           this.#spare.close();
         }
         // Not before: a coordinator that accepts and then drops us is not one to come back to at once.
-        if (message.type === "welcome") this.#retryMs = FIRST_RETRY_MS;
+        if (message.type === "welcome") {
+          this.#isWelcome = true;
+          this.#backoff.reset();
+        }
         this.#options.onMessage(message);
         break;
       }
@@ -251,15 +259,16 @@ export class SignalClient {
     this.#channel = undefined;
     // One that worked is tried again first; one that never opened gives way to the next.
     if (!this.#isOpen) this.#attempts++;
+    // One that worked until now says nothing of what the next attempt finds.
+    const wasFound = this.#wasFound && !this.#isWelcome;
     this.#isOpen = false;
+    this.#isWelcome = false;
     clearTimeout(this.#watchdog);
     clearTimeout(this.#challengeTimer);
     this.#challengeTimer = undefined;
     this.#spare.close();
     this.#options.onState(false, problem);
     if (this.#isStopped) return;
-    const wait = this.#retryMs * (0.5 + Math.random());
-    this.#retryMs = Math.min(this.#retryMs * 2, MAX_RETRY_MS);
-    this.#retryTimer = setTimeout(() => this.#connect(), wait);
+    this.#retryTimer = setTimeout(() => this.#connect(), this.#backoff.next(wasFound, Math.random()));
   }
 }
