@@ -28,11 +28,12 @@ const KEEPALIVE_INTERVAL_MS = 15_000;
 const KEEPALIVE_MISSES = 2;
 
 /**
- * What OpenSSH since 6.7 (2014) speaks too. AES-GCM only, since Bun has no ChaCha20-Poly1305; no finite-field groups, whose exponents are
- * work that strangers could ask for; no compression.
+ * What OpenSSH since 6.7 (2014) speaks too. AES only, since Bun has no ChaCha20-Poly1305 for SSH; the MAC is of the encrypted packet; no
+ * finite-field groups, whose exponents are work that strangers could ask for; no compression.
  */
 const ALGORITHMS = {
-  cipher: ["aes256-gcm@openssh.com", "aes128-gcm@openssh.com"],
+  cipher: ["aes256-gcm@openssh.com", "aes128-gcm@openssh.com", "aes256-ctr"],
+  hmac: ["hmac-sha2-256-etm@openssh.com"],
   kex: ["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"],
   serverHostKey: ["ssh-ed25519"],
   compress: ["none"],
@@ -74,6 +75,7 @@ export async function openSshServer(options: SshServerOptions): Promise<SshServe
     algorithms: {
       ...ALGORITHMS,
       cipher: [...ALGORITHMS.cipher],
+      hmac: [...ALGORITHMS.hmac],
       kex: [...ALGORITHMS.kex],
       serverHostKey: [...ALGORITHMS.serverHostKey],
       compress: [...ALGORITHMS.compress],

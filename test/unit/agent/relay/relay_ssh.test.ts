@@ -6,6 +6,7 @@ import { Ed25519Key } from "../../../../shared/session/primitives.ts";
 import { RelayWorld } from "../../coordinator/relay/relay_world.ts";
 import { type AgentLeg, agentLeg, type AgentLegOptions } from "./agent_leg.ts";
 
+const { connect } = Client.prototype;
 const closers: (() => void)[] = [];
 afterEach(() => {
   for (const close of closers.splice(0)) close();
@@ -30,6 +31,18 @@ test("a server with another host key than the one that signalling told is refuse
     `The SSH server at 127.0.0.1:${leg.line.port} is not the coordinator's: its host key is another one. SSH is not used there; look for a proxy or a redirection of that port on the way, or for an address in --public-host that leads elsewhere`,
   ]);
   expect(on.relay.legCount).toBe(0);
+});
+
+test("what costs the coordinator least is chosen: AES-CTR, with a MAC of the encrypted packet", async () => {
+  const negotiated: string[] = [];
+  vi.spyOn(Client.prototype, "connect").mockImplementation(function (this: Client, config) {
+    this.on("handshake", ({ cs, sc }) => {
+      for (const { cipher, mac } of [cs, sc]) negotiated.push(`${cipher} ${mac}`);
+    });
+    return connect.call(this, config);
+  });
+  await start();
+  expect(new Set(negotiated)).toEqual(new Set(["aes256-ctr hmac-sha2-256-etm@openssh.com"]));
 });
 
 test("the right host key is taken without a word", async () => {

@@ -99,6 +99,24 @@ describe.skipIf(!hasOpenssh)("the OpenSSH client", () => {
     expect([code, stdout, stderr]).toEqual([1, "", expect.stringContaining(NO_SHELL)]);
   });
 
+  test.each([
+    ["aes256-gcm@openssh.com", "<implicit>"],
+    ["aes128-gcm@openssh.com", "<implicit>"],
+    ["aes256-ctr", "hmac-sha2-256-etm@openssh.com"],
+  ])("may choose %s, with the MAC %s", async (cipher, mac) => {
+    const { stderr } = await ssh("registered", "-v", "-c", cipher);
+    expect(stderr).toContain(`server->client cipher: ${cipher} MAC: ${mac} compression: none`);
+    expect(stderr).toContain(NO_SHELL);
+  });
+
+  test.each([
+    ["a cipher in CBC mode", ["-c", "aes256-cbc"], "cipher"],
+    ["a MAC of what is not yet encrypted", ["-c", "aes256-ctr", "-m", "hmac-sha2-256"], "MAC"],
+  ])("gets nowhere with %s", async (_, argv, what) => {
+    const { code, stderr } = await ssh("registered", ...argv);
+    expect([code, stderr]).toEqual([255, expect.stringContaining(`no matching ${what} found`)]);
+  });
+
   test("sees the host key that agents are told", async () => {
     await ssh("registered");
     const [, , key = ""] = readFileSync(path("known_hosts"), "utf8").trim().split(" ");
