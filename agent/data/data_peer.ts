@@ -5,7 +5,8 @@ import { earliest, type Instant } from "../../shared/time.ts";
 import type { FrameAead } from "./aead.ts";
 import { LossSigns } from "./loss_signs.ts";
 import type { Leg, PathRef, PeerSlot } from "./plane.ts";
-import { CounterOrder, PathSwitch } from "./path_switch.ts";
+import { FlowOrder } from "./flow_order.ts";
+import { PathSwitch } from "./path_switch.ts";
 import { Reassembly } from "./reassembly.ts";
 import type { RunAssembly } from "./run_assembly.ts";
 
@@ -15,7 +16,7 @@ export interface Epoch {
   /** Epochs of all peers are numbered as they come: a later one's frames are newer. */
   readonly order: number;
   readonly window: ReplayWindow;
-  readonly sequencer: CounterOrder;
+  readonly sequencer: FlowOrder;
   counter: number;
   confirmed: boolean;
   /** The newest authentic frame. */
@@ -96,7 +97,7 @@ export const newPeer = (slot: PeerSlot): DataPeer => ({
 
 export function newEpoch(keys: EpochKeys, aead: FrameAead, order: number, isActive: boolean): Epoch {
   const window = new ReplayWindow();
-  const sequencer = new CounterOrder(window);
+  const sequencer = new FlowOrder(window);
   return {
     keys,
     aead,

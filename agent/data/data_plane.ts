@@ -48,6 +48,8 @@ const IN_FLIGHT_MS = 250;
 export interface DataPlaneOptions extends RekeyLimits {
   /** Default: node:crypto. */
   readonly createAead?: AeadFactory;
+  /** Random, and told to nobody: by it packets are put to flows. */
+  readonly flowKey?: number;
 }
 
 export class DataPlane implements Plane {
@@ -66,7 +68,7 @@ export class DataPlane implements Plane {
     this.#turnaround = new Turnaround(io);
     this.#peers = new PeerTable(options.createAead ?? createNodeAead);
     this.#activity = new Activity(io, this.#peers.timed);
-    this.#sender = new FrameSender(io, options, this.#drops);
+    this.#sender = new FrameSender(io, options, this.#drops, options.flowKey);
     this.#receiver = new FrameReceiver(io, this.#peers, this.#activity, this.#drops);
   }
 
@@ -244,9 +246,9 @@ export class DataPlane implements Plane {
     const id = peer.switchId++ >>> 0;
     const plaintext = new Uint8Array(SWITCH_BYTES);
     writeSwitch(plaintext, SWITCH_FENCE, id, 0);
-    this.#sender.sendPlaintext(peer, active, before, plaintext, now);
+    this.#sender.sendMark(peer, active, before, plaintext, now);
     writeSwitch(plaintext, SWITCH_BEGIN, id, holdMs);
-    this.#sender.sendPlaintext(peer, active, path, plaintext, now);
+    this.#sender.sendMark(peer, active, path, plaintext, now);
   }
 
   #route(packet: OutgoingPacket, now: Instant): void {

@@ -4,12 +4,14 @@
  *
  * Packets lie in buffers with room around them (plane.ts), so that nothing is copied before it is sealed; the buffers are overwritten.
  */
+import { CONTROL, FLOWS, laneOf, MARK, STREAMS } from "../../shared/relay/flow_queue.ts";
 import type { Instant } from "../../shared/time.ts";
 import {
   FRAGMENT_HEADER_BYTES,
   FRAME_HEADER_BYTES,
   FRAME_OVERHEAD_BYTES,
   FRAME_PACKET,
+  FRAME_STREAM,
   FRAME_TAG_BYTES,
   FRAME_UNFINISHED,
   SEGMENT_HEADER_BYTES,
@@ -18,6 +20,7 @@ import {
 } from "../../shared/wire/frame.ts";
 import type { DataPeer, Epoch, OutgoingPacket } from "./data_peer.ts";
 import type { DropCounts } from "./drop_counts.ts";
+import { flowHash } from "./ip_packet.ts";
 import { finishPackets, PacketHeaders } from "./packet_headers.ts";
 import {
   FIRST_RELAY_LEG,
@@ -57,13 +60,19 @@ export class FrameSender {
   readonly #plaintext = new Uint8Array(PACKET_ROOM_BEFORE + MAX_PLAINTEXT_BYTES + PACKET_ROOM_BEHIND);
   readonly #finished = new Uint8Array(MAX_PLAINTEXT_BYTES);
   readonly #headers = new PacketHeaders();
-  readonly #relayBatches = new Map<Leg, { to: Uint8Array; frames: Uint8Array[] }[]>();
+  readonly #relayBatches = new Map<Leg, { to: Uint8Array; frames: Uint8Array[]; lanes: number[] }[]>();
+  readonly #flowKey: number;
+  /** Of what is sealed next; and packets so far, of whatever flow. */
+  #lane = 0;
+  #packets = 0;
   #relayDueAt: Instant | undefined;
   #now: Instant | undefined;
 
-  constructor(io: PlaneIo, limits: RekeyLimits, drops: DropCounts) {
+  /** @param flowKey random: see flowHash */
+  constructor(io: PlaneIo, limits: RekeyLimits, drops: DropCounts, flowKey = 0) {
     this.#io = io;
     this.#drops = drops;
+    this.#flowKey = flowKey;
     this.#rekeyAfterFrames = limits.rekeyAfterFrames ?? REKEY_AFTER_FRAMES;
     this.#rejectAfterFrames = limits.rejectAfterFrames ?? REJECT_AFTER_FRAMES;
     this.#batch = new SendBatch(MAX_FRAME_BYTES, (leg, runs, count) => this.#transmit(leg, runs, count));
@@ -89,8 +98,9 @@ export class FrameSender {
     return this.#plaintext;
   }
 
-  /** Seals a plaintext of any kind, type byte first, and sends it. */
-  sendPlaintext(peer: DataPeer, epoch: Epoch, path: PathRef, plaintext: Uint8Array, now: Instant): void {
+  /** Seals the mark of a switch, and sends it. */
+  sendMark(peer: DataPeer, epoch: Epoch, path: PathRef, plaintext: Uint8Array, now: Instant): void {
+    this.#lane = laneOf(MARK, this.#packets++);
     this.#seal(peer, epoch, path, plaintext, 0, plaintext.length, now);
   }
 
@@ -98,11 +108,15 @@ export class FrameSender {
   sendTyped(peer: DataPeer, epoch: Epoch, path: PathRef, type: number, body: Uint8Array, now: Instant): void {
     const bytes = this.withRoom(body);
     bytes[PACKET_ROOM_BEFORE - 1] = type;
+    this.#lane = laneOf(type === FRAME_STREAM ? STREAMS : CONTROL, this.#packets++);
     this.#seal(peer, epoch, path, bytes, PACKET_ROOM_BEFORE - 1, body.length + 1, now);
   }
 
   sendPacket(peer: DataPeer, epoch: Epoch, path: PathRef, packet: OutgoingPacket, now: Instant): void {
     const { bytes, start, end, segmentBytes } = packet;
+    if (path.leg >= FIRST_RELAY_LEG) {
+      this.#lane = laneOf(flowHash(bytes, start, end, this.#flowKey) % FLOWS, this.#packets++);
+    }
     const headers = this.#headers;
     const isUnfinished = segmentBytes !== undefined && headers.parse(bytes, start, end);
     const fits = end - start + FRAME_OVERHEAD_BYTES <= peer.mtu;
@@ -212,14 +226,14 @@ export class FrameSender {
     const frame = batch.bytes;
     writeFrameHeader(frame, epoch.keys.remoteIndex, counter, at);
     if (!epoch.aead.seal(counter, plaintext, from, length, frame, at)) this.#drops.add("cannot seal");
-    else if (path.leg >= FIRST_RELAY_LEG) this.#queueRelay(path, frame.subarray(at, at + frameBytes), now);
+    else if (path.leg >= FIRST_RELAY_LEG) this.#queueRelay(path, frame.subarray(at, at + frameBytes), this.#lane, now);
     else batch.add(frameBytes);
   }
 
   /** Bytes as they are: STUN, handshakes. */
   sendDatagram(path: PathRef, bytes: Uint8Array, now: Instant): void {
     if (path.leg >= FIRST_RELAY_LEG) {
-      this.#queueRelay(path, bytes, now);
+      this.#queueRelay(path, bytes, laneOf(CONTROL, this.#packets++), now);
       return;
     }
     this.#batch.flush();
@@ -251,12 +265,14 @@ export class FrameSender {
     this.#io.report({ type: "send_failed", leg: path.leg, to: path.to, errno, at: now });
   }
 
-  #queueRelay(path: PathRef, bytes: Uint8Array, now: Instant): void {
+  #queueRelay(path: PathRef, bytes: Uint8Array, lane: number, now: Instant): void {
     const batches = this.#relayBatches.get(path.leg) ?? [];
     this.#relayBatches.set(path.leg, batches);
     const last = batches.at(-1);
-    if (last !== undefined && last.to === path.to) last.frames.push(bytes.slice());
-    else batches.push({ to: path.to, frames: [bytes.slice()] });
+    if (last !== undefined && last.to === path.to) {
+      last.frames.push(bytes.slice());
+      last.lanes.push(lane);
+    } else batches.push({ to: path.to, frames: [bytes.slice()], lanes: [lane] });
     this.#relayDueAt ??= now;
   }
 
@@ -264,7 +280,7 @@ export class FrameSender {
   flushRelays(): void {
     this.#relayDueAt = undefined;
     for (const [leg, batches] of this.#relayBatches) {
-      for (const { to, frames } of batches) this.#io.report({ type: "relay_frames", leg, to, frames });
+      for (const { to, frames, lanes } of batches) this.#io.report({ type: "relay_frames", leg, to, frames, lanes });
     }
     this.#relayBatches.clear();
   }

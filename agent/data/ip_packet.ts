@@ -1,4 +1,7 @@
-/** The few fields of an IP packet that routing needs (RFC 791, RFC 8200), and a table by mesh address. Packets lie inside larger buffers. */
+/**
+ * The few fields of an IP packet that routing needs (RFC 791, RFC 8200): a table by mesh address, and which flow a packet is of. Packets lie
+ * inside larger buffers.
+ */
 
 const IPV4_SOURCE = 12;
 const IPV4_DESTINATION = 16;
@@ -52,6 +55,45 @@ export class AddressTable<T> {
     this.#knownValue = value;
     return value;
   }
+}
+
+const TCP = 6;
+const UDP = 17;
+/** UDP-Lite, SCTP and DCCP have their ports in the same place. */
+const WITH_PORTS = new Set([TCP, UDP, 33, 132, 136]);
+
+/**
+ * Hash of what the packets of one flow have in common: addresses, protocol and ports. Fragments, and packets with extension headers, are told
+ * apart by the others alone, so that all fragments of a packet are of one flow.
+ *
+ * @param key random, so that nobody can choose flows that share a number
+ */
+export function flowHash(bytes: Uint8Array, start: number, end: number, key: number): number {
+  const version = (bytes[start] ?? 0) >> 4;
+  let hash = key;
+  let protocol: number;
+  let ports: number;
+  if (version === 4 && end - start >= 20) {
+    const isFragment = ((bytes[start + 6] ?? 0) & 0x3f) !== 0 || bytes[start + 7] !== 0;
+    protocol = bytes[start + 9] ?? 0;
+    ports = isFragment ? end : start + ((bytes[start] ?? 0) & 15) * 4;
+    hash = mix(mix(hash, word(bytes, start + IPV4_SOURCE)), word(bytes, start + IPV4_DESTINATION));
+  } else if (version === 6 && end - start >= 40) {
+    protocol = bytes[start + 6] ?? 0;
+    ports = start + 40;
+    for (let at = start + IPV6_SOURCE; at < ports; at += 4) hash = mix(hash, word(bytes, at));
+  } else return 0;
+  hash = mix(hash, protocol);
+  if (ports + 4 <= end && WITH_PORTS.has(protocol)) hash = mix(hash, word(bytes, ports));
+  return (hash ^ (hash >>> 16)) >>> 0;
+}
+
+/** The finalizer of MurmurHash3 makes each bit of the result depend on each bit put in. */
+function mix(hash: number, value: number): number {
+  let mixed = hash ^ value;
+  mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b);
+  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
+  return mixed ^ (mixed >>> 16);
 }
 
 const isMappedIPv4 = (address: Uint8Array): boolean =>

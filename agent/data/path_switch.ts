@@ -116,7 +116,7 @@ export class PathSwitch {
 }
 
 /** How long a change of our own relay connection may take to show. */
-const ORDER_MS = 1500;
+export const ORDER_MS = 1500;
 
 /**
  * Puts frames in the order of their counters for a while: when our own receiving leg changes from one relay connection to another, the
@@ -125,7 +125,8 @@ const ORDER_MS = 1500;
  * A leg keeps the order of what it carries, so a frame that is missing from it is lost, and waiting for it would cost a TCP inside far more
  * than the frame. Older frames can come late in two cases only, and only those frames are waited for: data has begun to come by another
  * leg, until the leg before has brought the rest, or the sender has begun another path (`begin` without its fence). In all other moments a
- * frame passes as it is. One counter spans all paths, and the replay window knows which have come.
+ * frame passes as it is. One counter spans all paths, and the replay window knows which have come. What may overtake each other on one leg
+ * has an order each (flow_order.ts).
  */
 export class CounterOrder {
   readonly #window: Pick<ReplayWindow, "mayAccept">;
@@ -154,6 +155,10 @@ export class CounterOrder {
 
   get isActive(): boolean {
     return this.#until !== undefined;
+  }
+
+  get isHolding(): boolean {
+    return this.#held.length > 0;
   }
 
   get deadline(): Instant | undefined {

@@ -146,12 +146,13 @@ export type PlaneReport =
       readonly errno: number;
       readonly at: Instant;
     }
-  /** Sealed frames for a relay leg, in order. */
+  /** Sealed frames for a relay leg, in order, and the lane of each (shared/relay/flow_queue.ts), which never leaves this machine. */
   | {
       readonly type: "relay_frames";
       readonly leg: Leg;
       readonly to: Uint8Array;
       readonly frames: readonly Uint8Array[];
+      readonly lanes: readonly number[];
     }
   | {
       readonly type: "counters";

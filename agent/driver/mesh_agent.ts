@@ -525,7 +525,7 @@ export class MeshAgent {
         this.#relays.close(action.kind, action.peer);
         break;
       case "relay_send":
-        this.#relays.send(action.kind, action.peer, action.frames);
+        this.#relays.send(action.kind, action.peer, action.frames, action.lanes);
         break;
       case "event":
         this.#onEvent(action.event);

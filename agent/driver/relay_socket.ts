@@ -94,9 +94,9 @@ export class RelaySocket {
     if (this.#isUp) this.#socket.send(owned(encodeRelay({ type: "bind", index, peer })));
   }
 
-  send(peer: PeerId, frames: readonly Uint8Array[]): void {
+  send(peer: PeerId, frames: readonly Uint8Array[], lanes: readonly number[] = []): void {
     if (!this.#isUp) return;
-    this.#uplink.push(peer, frames, now());
+    this.#uplink.push(peer, frames, lanes, now());
     if (this.#isFlushDue) return;
     this.#isFlushDue = true;
     // Frames of several peers that come in one tick leave as one message.

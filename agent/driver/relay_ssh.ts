@@ -150,10 +150,10 @@ export class RelaySsh {
   }
 
   /** Frames wait for their channel to open, and for their turn. */
-  send(peer: PeerId, frames: readonly Uint8Array[]): void {
+  send(peer: PeerId, frames: readonly Uint8Array[], lanes: readonly number[] = []): void {
     if (!this.#isUp) return;
     this.bind(peer);
-    this.#uplink.push(peer, frames, now());
+    this.#uplink.push(peer, frames, lanes, now());
     this.#flush();
   }
 

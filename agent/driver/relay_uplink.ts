@@ -39,9 +39,15 @@ export class RelayUplink {
     this.#counters = counters;
   }
 
-  /** Keeps the frames themselves and no copies. */
-  push(peer: PeerId, frames: readonly Uint8Array[], now: Instant): void {
-    for (const frame of frames) this.#counters.droppedOverflow += this.#queue.push(peer, frame, now);
+  /**
+   * Keeps the frames themselves and no copies.
+   *
+   * @param lanes one for each frame (shared/relay/flow_queue.ts); without them all are of one flow
+   */
+  push(peer: PeerId, frames: readonly Uint8Array[], lanes: readonly number[], now: Instant): void {
+    for (const [i, frame] of frames.entries()) {
+      this.#counters.droppedOverflow += this.#queue.push(peer, frame, now, lanes[i]);
+    }
   }
 
   /** This peer is let go. */

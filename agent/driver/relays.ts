@@ -135,8 +135,8 @@ export class Relays {
     this.#closing.set(peer, timer);
   }
 
-  send(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[]): void {
-    (kind === "ssh" ? this.#ssh : this.#socket)?.send(peer, frames);
+  send(kind: RelayLeg, peer: PeerId, frames: readonly Uint8Array[], lanes: readonly number[]): void {
+    (kind === "ssh" ? this.#ssh : this.#socket)?.send(peer, frames, lanes);
   }
 
   /** Does this connection work? Null: it was not tried, or the first try is under way. */

@@ -61,6 +61,8 @@ export type NodeAction =
       readonly kind: RelayLeg;
       readonly peer: PeerId;
       readonly frames: readonly Uint8Array[];
+      /** One for each frame: shared/relay/flow_queue.ts. */
+      readonly lanes: readonly number[];
     }
   | { readonly type: "event"; readonly event: NodeEvent };
 

@@ -264,8 +264,9 @@ export class Node {
         const peer = this.#book.bySlot(slotOf(report.to));
         if (peer === undefined) break;
         const kind = RELAY_KINDS.find((candidate) => RELAY_LEGS[candidate] === report.leg);
-        if (kind !== undefined) this.#outbox.push({ type: "relay_send", kind, peer: peer.id, frames: report.frames });
-        else for (const body of report.frames) this.#outbox.signal({ type: "to_peer", to: peer.id, body });
+        const { frames, lanes } = report;
+        if (kind !== undefined) this.#outbox.push({ type: "relay_send", kind, peer: peer.id, frames, lanes });
+        else for (const body of frames) this.#outbox.signal({ type: "to_peer", to: peer.id, body });
         break;
       }
       case "send_failed":

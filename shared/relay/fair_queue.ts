@@ -1,13 +1,17 @@
 /**
- * What waits for one connection of a relay: a queue per peer, served in turn, bounded, the oldest dropped first. At the coordinator the peers
- * are the sources of what goes down to an agent, at an agent the destinations of what goes up; both are called sources here.
+ * What waits for one connection of a relay: a queue per peer, served in turn, bounded. At the coordinator the peers are the sources of what
+ * goes down to an agent, at an agent the destinations of what goes up; both are called sources here. An agent knows the flows of what it
+ * has sealed and tells them apart (flow_queue.ts), the coordinator does not.
  *
- * An inner TCP must see loss and not seconds of delay, so a full queue loses its oldest frame. Sources get equal shares of bytes
- * (deficit round robin, Shreedhar and Varghese 1995), whatever the size of their frames. Pure.
+ * An inner TCP must see loss and not seconds of delay, so a full queue loses the oldest frame of its fattest flow. Sources get equal shares
+ * of bytes (deficit round robin, Shreedhar and Varghese 1995), whatever the size of their frames. Pure.
  */
 import type { PeerId } from "../session/identity.ts";
 import type { Instant } from "../time.ts";
-import { type StandingLimits, StandingQueue } from "./standing_queue.ts";
+import { costOf, FlowQueue } from "./flow_queue.ts";
+import type { StandingLimits } from "./standing_queue.ts";
+
+export { FRAME_OVERHEAD_BYTES } from "./flow_queue.ts";
 
 export interface FairQueueLimits {
   /** For each source, with overheads. */
@@ -18,12 +22,8 @@ export interface FairQueueLimits {
   readonly standing?: StandingLimits;
 }
 
-/** What a queued frame costs beside its bytes, so that small ones are not free. */
-export const FRAME_OVERHEAD_BYTES = 64;
 /** What one source sends in its turn: several frames, so that they stay together in one write. */
 const QUANTUM_BYTES = 8 * 1024;
-/** Emptied places at the front of a queue before they are given back. */
-const COMPACT_AFTER = 256;
 
 export interface TakenFrame {
   readonly from: PeerId;
@@ -43,20 +43,10 @@ export function bySource(taken: readonly TakenFrame[]): Map<PeerId, Uint8Array[]
 
 interface SourceQueue {
   readonly source: PeerId;
-  frames: Uint8Array[];
-  /** When each of them came. */
-  times: Instant[];
-  /** Frames before this one are gone. */
-  head: number;
-  /** With overheads. */
-  bytes: number;
+  readonly flows: FlowQueue;
   /** What is left of its turn; negative when its last frame was larger than that. */
   deficit: number;
-  readonly standing: StandingQueue | undefined;
 }
-
-const EMPTY = new Uint8Array(0);
-const costOf = (frame: Uint8Array): number => frame.length + FRAME_OVERHEAD_BYTES;
 
 export class FairQueue {
   readonly #sources = new Map<PeerId, SourceQueue>();
@@ -74,23 +64,19 @@ export class FairQueue {
     return this.#bytes;
   }
 
-  /** Keeps `frame` itself and no copy. Returns how many frames were dropped for it. */
-  push(source: PeerId, frame: Uint8Array, at: Instant): number {
+  /** Keeps `frame` itself and no copy; its lane is that of flow_queue.ts. Returns how many frames were dropped for it. */
+  push(source: PeerId, frame: Uint8Array, at: Instant, lane?: number): number {
     let queue = this.#sources.get(source);
     if (queue === undefined) {
-      const { standing: limits } = this.#limits;
-      const standing = limits === undefined ? undefined : new StandingQueue(limits);
-      queue = { source, frames: [], times: [], head: 0, bytes: 0, deficit: 0, standing };
+      queue = { source, flows: new FlowQueue(this.#limits.standing), deficit: 0 };
       this.#sources.set(source, queue);
       this.#turns.push(queue);
     }
-    queue.frames.push(frame);
-    queue.times.push(at);
-    queue.bytes += costOf(frame);
+    queue.flows.push(frame, at, lane);
     this.#bytes += costOf(frame);
     let dropped = 0;
-    for (; queue.bytes > this.#limits.maxSourceBytes; dropped++) this.#shift(queue);
-    for (; this.#bytes > this.#limits.maxBytes; dropped++) this.#shift(this.#greedy());
+    for (; queue.flows.bytes > this.#limits.maxSourceBytes; dropped++) this.#dropOne(queue);
+    for (; this.#bytes > this.#limits.maxBytes; dropped++) this.#dropOne(this.#greedy());
     return dropped;
   }
 
@@ -113,13 +99,15 @@ export class FairQueue {
       idle = 0;
       if (queue.deficit <= 0) queue.deficit += QUANTUM_BYTES;
       while (queue.deficit > 0) {
-        const frame = queue.frames[queue.head];
+        const frame = queue.flows.peek();
         if (frame === undefined) break;
         if (taken.length > 0 && frame.length + perFrame > room) return taken;
         room -= frame.length + perFrame;
         queue.deficit -= costOf(frame);
         taken.push({ from: queue.source, frame });
-        this.#shift(queue);
+        const before = queue.flows.bytes;
+        queue.flows.shift();
+        this.#settle(queue, before);
       }
       // One that is empty has left the turns by itself.
       if (this.#turns[0] === queue) this.#rotate();
@@ -131,9 +119,9 @@ export class FairQueue {
   clear(source: PeerId): number {
     const queue = this.#sources.get(source);
     if (queue === undefined) return 0;
-    this.#bytes -= queue.bytes;
+    this.#bytes -= queue.flows.bytes;
     this.#forget(queue);
-    return queue.frames.length - queue.head;
+    return queue.flows.length;
   }
 
   /** Sources that have something waiting. */
@@ -143,25 +131,12 @@ export class FairQueue {
 
   /** Drops what a queue that stands has to lose at this moment; returns how many frames that were. Asked before `take`. */
   dropStanding(now: Instant): number {
-    let dropped = 0;
-    for (const queue of this.#turns.slice()) {
-      const age = (): number => now - (queue.times[queue.head] ?? now);
-      for (; queue.head < queue.frames.length && queue.standing?.mustDrop(age(), now) === true; dropped++) {
-        this.#shift(queue);
-      }
-    }
-    return dropped;
+    return this.#limits.standing === undefined ? 0 : this.#dropFromAll((flows) => flows.dropStanding(now));
   }
 
   /** Drops what came before this; returns how many frames that were. */
   dropBefore(oldest: Instant): number {
-    let dropped = 0;
-    for (const queue of this.#turns.slice()) {
-      for (; queue.head < queue.frames.length && (queue.times[queue.head] ?? oldest) < oldest; dropped++) {
-        this.#shift(queue);
-      }
-    }
-    return dropped;
+    return this.#dropFromAll((flows) => flows.dropBefore(oldest));
   }
 
   /** Moves what waits of one source to the end of another queue; returns how many frames that one dropped. */
@@ -170,9 +145,8 @@ export class FairQueue {
     if (queue === undefined) return 0;
     this.clear(source);
     let dropped = 0;
-    for (let i = queue.head; i < queue.frames.length; i++) {
-      const [frame, at] = [queue.frames[i], queue.times[i]];
-      if (frame !== undefined && at !== undefined) dropped += other.push(source, frame, at);
+    for (let next = queue.flows.shift(); next !== undefined; next = queue.flows.shift()) {
+      dropped += other.push(source, next.frame, next.at, next.lane);
     }
     return dropped;
   }
@@ -180,23 +154,31 @@ export class FairQueue {
   /** One that has at least its share of the whole; there always is one. */
   #greedy(): SourceQueue {
     const share = this.#bytes / this.#turns.length;
-    const greedy = this.#turns.find((queue) => queue.bytes >= share) ?? this.#turns[0];
+    const greedy = this.#turns.find(({ flows }) => flows.bytes >= share) ?? this.#turns[0];
     if (greedy === undefined) throw new Error("A queue without frames is over its limit");
     return greedy;
   }
 
-  #shift(queue: SourceQueue): void {
-    const frame = queue.frames[queue.head];
-    if (frame === undefined) return;
-    queue.frames[queue.head++] = EMPTY;
-    queue.bytes -= costOf(frame);
-    this.#bytes -= costOf(frame);
-    if (queue.head === queue.frames.length) this.#forget(queue);
-    else if (queue.head >= COMPACT_AFTER && queue.head * 2 >= queue.frames.length) {
-      queue.frames = queue.frames.slice(queue.head);
-      queue.times = queue.times.slice(queue.head);
-      queue.head = 0;
+  #dropOne(queue: SourceQueue): void {
+    const before = queue.flows.bytes;
+    queue.flows.dropOne();
+    this.#settle(queue, before);
+  }
+
+  #dropFromAll(drop: (flows: FlowQueue) => number): number {
+    let dropped = 0;
+    for (const queue of this.#turns.slice()) {
+      const before = queue.flows.bytes;
+      dropped += drop(queue.flows);
+      this.#settle(queue, before);
     }
+    return dropped;
+  }
+
+  /** After frames have left a source's queue: one that is empty leaves the turns. */
+  #settle(queue: SourceQueue, bytesBefore: number): void {
+    this.#bytes -= bytesBefore - queue.flows.bytes;
+    if (queue.flows.length === 0) this.#forget(queue);
   }
 
   #forget(queue: SourceQueue): void {

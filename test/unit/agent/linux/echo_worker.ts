@@ -36,7 +36,7 @@ class EchoPlane extends PlainPlane {
     } else if (command.type === "select_path") {
       this.#timerAt = after(now, TIMER_MS);
     } else if (command.type === "receive_frames") {
-      this.#io.report({ type: "relay_frames", leg: command.leg, to: command.from, frames: command.frames });
+      this.#io.report({ type: "relay_frames", leg: command.leg, to: command.from, frames: command.frames, lanes: [] });
     }
   }
 
