@@ -1,15 +1,19 @@
 /**
- * How much of what a relay connection sends may be under way, so that little waits in the kernel: there the oldest cannot be dropped, and a
- * quiet peer waits behind a loud one. On an uplink of 10 Mbit/s the kernel alone would hold seconds.
+ * How much of what a relay connection sends may be under way, so that little waits in the kernel: there nothing can be overtaken or dropped, and
+ * a ping waits behind a download, a quiet peer behind a loud one. On an uplink of 10 Mbit/s the kernel alone would hold seconds.
  *
  * Now and then a **mark** follows what was sent: something that the coordinator answers at once. Its answer says that everything before it
- * has arrived, and when. The window grows while nothing waits on the way, and shrinks to what the line carried as soon as more than
- * TARGET_MS does, much as LEDBAT (RFC 6817). What does not fit waits in the queue, which is fair. Told the time; asks nobody.
+ * has arrived, and when. The window grows while nothing waits on the way, and shrinks to what the line carried as soon as several marks after
+ * each other have waited too long, much as LEDBAT (RFC 6817). What does not fit waits in the queue, which is fair. Told the time; asks nobody.
  */
 import { after, type Instant } from "../../shared/time.ts";
 
-/** What may wait on the way, beside what is travelling. */
-const TARGET_MS = 50;
+/**
+ * What may wait on the way, beside what is travelling: as long as the way takes, within these bounds. Where answers come in a millisecond they
+ * are not late by fifty for any other reason than a queue; where they take long, they are late by some of that without one.
+ */
+const LEAST_TARGET_MS = 5;
+const MOST_TARGET_MS = 50;
 /** 26 ms at 10 Mbit/s. */
 const MIN_WINDOW_BYTES = 32 * 1024;
 /** With so little under way it is not our doing when it takes long: the smallest window, and what may be a frame more than it. */
@@ -20,6 +24,8 @@ const MAX_WINDOW_BYTES = 8 * 1024 * 1024;
 /** A mark after so much, or after an eighth of the window where that is more: at a gigabit, some two hundred a second. */
 const MARK_BYTES = 16 * 1024;
 const MARKS_PER_WINDOW = 8;
+/** So many marks after each other have waited too long where a queue stands; a busy moment, or a lost packet, holds up fewer. */
+const STANDING_MARKS = 3;
 /** The shortest round trip is believed for so long, as in BBR: the way may have become longer. */
 const BELIEVE_MS = 10_000;
 
@@ -38,6 +44,8 @@ export class SendWindow {
   #arrivedAt: Instant | undefined;
   #markedSent = 0;
   readonly #marks: Mark[] = [];
+  /** How long the newest marks have waited. */
+  #waits: number[] = [];
   #shortest: { readonly roundTripMs: number; readonly at: Instant } | undefined;
 
   /** Bytes that may be sent now. */
@@ -75,11 +83,14 @@ export class SendWindow {
     const underWay = mark.sent - mark.arrived;
     this.#measure(roundTripMs, underWay, now);
     const usualMs = this.#shortest?.roundTripMs ?? roundTripMs;
+    const targetMs = Math.min(Math.max(usualMs, LEAST_TARGET_MS), MOST_TARGET_MS);
     const waitedMs = roundTripMs - usualMs;
-    if (waitedMs > TARGET_MS && underWay > LITTLE_BYTES) {
+    this.#waits = [...this.#waits.slice(1 - STANDING_MARKS), waitedMs];
+    const isStanding = this.#waits.length === STANDING_MARKS && Math.min(...this.#waits) > targetMs;
+    if (isStanding && underWay > LITTLE_BYTES) {
       const perMs = underWay / Math.max(1, now - mark.arrivedAt);
-      this.#bytes = Math.max(MIN_WINDOW_BYTES, Math.min(this.#bytes, Math.ceil(perMs * (usualMs + TARGET_MS))));
-    } else if (waitedMs < TARGET_MS / 2 && underWay >= this.#bytes / 2) {
+      this.#bytes = Math.max(MIN_WINDOW_BYTES, Math.min(this.#bytes, Math.ceil(perMs * (usualMs + targetMs))));
+    } else if (waitedMs < targetMs / 2 && underWay >= this.#bytes / 2) {
       this.#bytes = Math.min(MAX_WINDOW_BYTES, this.#bytes + news);
     }
   }
