@@ -6,6 +6,7 @@
  * server ask for them.
  */
 import { readFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
 import { join } from "node:path";
 import { Client, type ClientChannel } from "ssh2";
 import { formatTransportAddress } from "../../shared/address.ts";
@@ -66,6 +67,7 @@ export class RelaySsh {
   readonly #events: RelayEvents;
   readonly #uplink: RelayUplink;
   readonly #client = new Client();
+  readonly #socket: Socket;
   readonly #channels = new Map<PeerId, Channel>();
   #challenge: ReturnType<typeof setTimeout> | undefined;
   /** Since when a challenge has waited for its answer; undefined: none does. */
@@ -79,7 +81,11 @@ export class RelaySsh {
     this.#uplink = new RelayUplink(options.counters);
     const connecting = setTimeout(() => this.close(), CONNECT_TIMEOUT_MS);
     this.#client
-      .on("connect", () => clearTimeout(connecting))
+      .on("connect", () => {
+        clearTimeout(connecting);
+        // Or the kernel may keep a small frame back until what was sent before is acknowledged.
+        this.#socket.setNoDelay(true);
+      })
       .on("ready", () => {
         this.#isUp = true;
         for (const peer of this.#channels.keys()) this.#openChannel(peer);
@@ -97,9 +103,9 @@ export class RelaySsh {
       })
       // What went wrong is of no use to anybody: `close` follows, and the ladder has another rung.
       .on("error", () => this.close());
+    this.#socket = connect(endpoint.port, endpoint.host);
     this.#client.connect({
-      host: endpoint.host,
-      port: endpoint.port,
+      sock: this.#socket,
       username: account.id,
       privateKey: readFileSync(join(account.stateDir, "identity")),
       hostVerifier: (key: Buffer) => {
@@ -197,8 +203,14 @@ export class RelaySsh {
     });
   }
 
-  /** Each batch goes to one channel per peer, as one write. */
+  /** Each batch goes to one channel per peer, as one write. ssh2 writes each packet in three pieces: all leave in one call. */
   #flush(): void {
+    this.#socket.cork();
+    this.#send();
+    this.#socket.uncork();
+  }
+
+  #send(): void {
     while (this.#isUp) {
       const taken = this.#uplink.take(LENGTH_BYTES, now(), (peer) => this.#isReady(peer));
       if (taken.length === 0) break;

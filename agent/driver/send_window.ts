@@ -12,7 +12,7 @@ import { after, type Instant } from "../../shared/time.ts";
  * What may wait on the way, beside what is travelling: as long as the way takes, within these bounds. Where answers come in a millisecond they
  * are not late by fifty for any other reason than a queue; where they take long, they are late by some of that without one.
  */
-const LEAST_TARGET_MS = 5;
+const LEAST_TARGET_MS = 15;
 const MOST_TARGET_MS = 50;
 /** 26 ms at 10 Mbit/s. */
 const MIN_WINDOW_BYTES = 32 * 1024;

@@ -63,6 +63,7 @@ export class SshConnection {
   #keyedAt: number;
   #keyedBytes = 0;
   #isOver = false;
+  #isGathering = false;
 
   /** @param onLogin called once when the client has proven who it is */
   constructor(connection: Connection, socket: Socket, options: SshConnectionOptions, onLogin: () => void) {
@@ -282,6 +283,7 @@ export class SshConnection {
   #pump(): void {
     const leg = this.#leg;
     if (leg === undefined) return;
+    this.#gather();
     while (!this.#isOver && !this.#socket.destroyed && !isExchangingKeys(this.#connection)) {
       const { writableLength, writableNeedDrain } = this.#socket;
       // Only if "drain" will come.
@@ -291,6 +293,17 @@ export class SshConnection {
       for (const [source, frames] of bySource(taken))
         this.#channels.get(source)?.write(encodeChannelFrames(frames), () => this.#pump());
     }
+  }
+
+  /** ssh2 writes each packet in three pieces, and what comes in one piece may be many packets: all that leaves for it does so in one call. */
+  #gather(): void {
+    if (this.#isGathering) return;
+    this.#isGathering = true;
+    this.#socket.cork();
+    queueMicrotask(() => {
+      this.#isGathering = false;
+      this.#socket.uncork();
+    });
   }
 
   #isReady(source: PeerId): boolean {
