@@ -136,7 +136,11 @@ async function measure(rival: Rival, one: Host, two: Host): Promise<void> {
   await load;
   note("round trip, loaded", "ms", median(loaded));
   note("round trip, loaded, 99th percentile", "ms", percentile(loaded, 0.99));
-  note("round trip, loaded, without an answer", "%", (100 * loaded.filter((value) => !Number.isFinite(value)).length) / count);
+  note(
+    "round trip, loaded, without an answer",
+    "%",
+    (100 * loaded.filter((value) => !Number.isFinite(value)).length) / count,
+  );
 
   if (options.quick) return;
   for (const size of UDP_SIZES) {

@@ -11,8 +11,14 @@ import { withLab } from "./lab_case.ts";
 import { bothDirect, type MeshAgent, startAgent, startCoordinator, startPair, transferFile } from "./mesh.ts";
 import type { Lab } from "./topology.ts";
 
+const TRAFFIC = fileURLToPath(new URL("traffic.ts", import.meta.url));
 const UDP_BATCHES = fileURLToPath(new URL("udp_batches.ts", import.meta.url));
 const SITES = [{ nat: "fullcone" }, { nat: "portrestricted" }] as const;
+
+/** More than any relay carries while it is looked at. */
+const FLOW_BYTES = 20_000_000_000;
+/** A queue that stands would take more; what two cores take to hand a packet through seven threads is some 10 ms. */
+const MOST_LOADED_MS = 50;
 
 const IS_FULL = process.env["LAB_FULL"] === "1";
 /** Each on and off. */
@@ -138,6 +144,32 @@ test("a transfer is right while its path is switched again and again", async () 
     const { milliseconds, bytes } = await transfer;
     console.log(`${switches} switches in ${(bytes / 1e6).toFixed(0)} MB and ${milliseconds.toFixed(0)} ms`);
     expect(switches).toBeGreaterThanOrEqual(5);
+  });
+});
+
+test("a ping beside a flow that fills a relay has its answer, every time", async () => {
+  await withLab({ sites: SITES }, async (lab) => {
+    const { one, two } = await startPair(lab);
+    await bothDirect(one, two);
+    const { meshIPv4 } = (await two.status()).self;
+    const traffic = (...words: string[]): string[] => [process.execPath, TRAFFIC, ...words];
+    const server = two.host.spawn(traffic("serve", meshIPv4, "5302"));
+    await server.waitFor("server", ({ text }) => (text === "ready" ? true : undefined), 5000);
+    for (const rung of ["websocket", "ssh"]) {
+      expect((await one.command(["path", two.name, rung])).code).toBe(0);
+      const sentBytes = async (): Promise<number> => (await one.peer(two.name)).txBytes;
+      const before = await sentBytes();
+      const flow = one.host.spawn(traffic("send", meshIPv4, "5302", `${FLOW_BYTES}`));
+      await expect.poll(sentBytes, { timeout: 5000 }).toBeGreaterThan(before + 10_000_000);
+      const output = await one.host.execChecked(traffic("rtt", meshIPv4, "5302", "100"), { timeoutMs: 20_000 });
+      expect(flow.running).toBe(true);
+      await flow.stop();
+      const answers = (JSON.parse(output) as (number | null)[]).map((ms) => ms ?? Infinity).toSorted((a, b) => a - b);
+      const [median, slow] = [answers[50] ?? Infinity, answers[95] ?? Infinity];
+      console.log(`${rung}: ${median.toFixed(1)} ms in the median, ${slow.toFixed(1)} at the 95th percentile`);
+      expect(answers.filter((ms) => ms === Infinity)).toEqual([]);
+      expect(median).toBeLessThan(MOST_LOADED_MS);
+    }
   });
 });
 

@@ -38,7 +38,13 @@ test("a reader that falls behind loses strangers' datagrams, then frames of peer
   };
 
   const datagrams = fill(datagram(new Uint8Array(1000)));
-  const frames = fill({ type: "relay_frames", leg: 1_000_000, to: new Uint8Array(18), frames: [new Uint8Array(1000)], lanes: [0] });
+  const frames = fill({
+    type: "relay_frames",
+    leg: 1_000_000,
+    to: new Uint8Array(18),
+    frames: [new Uint8Array(1000)],
+    lanes: [0],
+  });
 
   expect(datagrams * 1000).toBeLessThan(1.1 * 1024 * 1024);
   expect(datagrams).toBeGreaterThan(500);

@@ -3,6 +3,7 @@ import { createCipheriv } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { FIRST_RELAY_LEG } from "../../../../agent/data/plane.ts";
 import { utf8 } from "../../../../shared/bytes.ts";
+import { CONTROL, FLOWS, MARK, STREAMS } from "../../../../shared/relay/flow_queue.ts";
 import { counterNonce } from "../../../../shared/session/primitives.ts";
 import { after } from "../../../../shared/time.ts";
 import { FRAME_HEADER_BYTES, writeFrameHeader } from "../../../../shared/wire/frame.ts";
@@ -333,6 +334,33 @@ test("frames for a relay leave together, in order, when the turn is over; a send
     expect(b.world.reported("activity").at(-1)?.from).toEqual(from);
   }
   expect(b.world.delivered).toEqual(packets);
+});
+
+test("frames for a relay say of which flow they are, and of which packet, to nobody but the queue that they wait in", () => {
+  const { a, b } = makePair();
+  const relay = { leg: FIRST_RELAY_LEG, to: Uint8Array.of(7, 7) };
+  a.plane.handleCommand({ type: "select_path", peer: PEER, path: relay, mtu: 1472, isPlanned: false }, T0);
+  const packet = (port: number): Uint8Array => {
+    const bytes = ipv4Packet(a.ipv4, b.ipv4, 60);
+    bytes[9] = 17;
+    bytes.set([port >> 8, port], 20);
+    return bytes;
+  };
+  for (const port of [1000, 1001, 1000]) a.plane.handlePacket(packet(port), T0);
+  a.plane.handleCommand({ type: "send_control", peer: PEER, path: relay, body: Uint8Array.of(1) }, T0);
+  a.plane.handleCommand({ type: "send_streams", peer: PEER, batch: Uint8Array.of(0, 1, 1) }, T0);
+  const other = { leg: FIRST_RELAY_LEG + 1, to: relay.to };
+  a.plane.handleCommand({ type: "select_path", peer: PEER, path: other, mtu: 1472, isPlanned: true }, T0);
+  a.plane.handleTimeout(T0);
+  const [old, begun] = a.world.reported("relay_frames");
+  const flows = (old?.lanes ?? []).map((lane) => Math.floor(lane / 2 ** 16));
+  expect([old?.frames.length, flows.length]).toEqual([6, 6]);
+  expect(flows[0]).toBe(flows[2]);
+  expect(flows[0]).not.toBe(flows[1]);
+  expect(Math.max(...flows.slice(0, 3))).toBeLessThan(FLOWS);
+  expect(flows.slice(3)).toEqual([CONTROL, STREAMS, MARK]);
+  expect(new Set(old?.lanes).size).toBe(6);
+  expect(begun?.lanes.map((lane) => Math.floor(lane / 2 ** 16))).toEqual([MARK]);
 });
 
 /** A frame of our own making under the keys that `b` has, with any plaintext. */

@@ -153,7 +153,8 @@ test("within a flow the order is always kept, nothing comes twice, and every byt
       expect(name, `seed ${seed}`).toBeGreaterThan(last.get(flow) ?? -1);
       last.set(flow, name);
       // All marks are in order with everything.
-      if (flow === MARK) for (const known of new Set(flows.slice(0, name))) last.set(known, Math.max(name, last.get(known) ?? -1));
+      if (flow === MARK)
+        for (const known of new Set(flows.slice(0, name))) last.set(known, Math.max(name, last.get(known) ?? -1));
       gone++;
     };
     for (let step = 0; step < 1500; step++) {
