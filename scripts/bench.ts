@@ -46,6 +46,8 @@ const CONGESTION_CONTROLS = "/proc/sys/net/ipv4/tcp_available_congestion_control
 const IDLE_ROUND_TRIPS = 100;
 /** Beside a flow; in so many the slow ones show. */
 const LOADED_ROUND_TRIPS = 200;
+/** One without an answer takes a second, and those behind it are to have the flow beside them too. */
+const LOADED_EXTRA_SECONDS = 6;
 /** Where one may take a second. */
 const SLOW_ROUND_TRIPS = 30;
 const SLOW_FLOW_SECONDS = 12;
@@ -125,7 +127,8 @@ async function measure(rival: Rival, one: Host, two: Host): Promise<void> {
 
   let isOver = false;
   const isSlow = options.rate !== undefined;
-  const load = flow(one, two, address, isSlow ? SLOW_FLOW_SECONDS : seconds + 2, { congestion }).finally(() => {
+  const flowSeconds = isSlow ? SLOW_FLOW_SECONDS : seconds + (options.quick ? 2 : LOADED_EXTRA_SECONDS);
+  const load = flow(one, two, address, flowSeconds, { congestion }).finally(() => {
     isOver = true;
   });
   // A slow line's queue fills slowly.
