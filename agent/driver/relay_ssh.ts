@@ -203,7 +203,7 @@ export class RelaySsh {
     });
   }
 
-  /** Each batch goes to one channel per peer, as one write. ssh2 writes each packet in three pieces: all leave in one call. */
+  /** Each batch goes to one channel per peer, as one write. ssh2 writes each packet in pieces: all leave in one call. */
   #flush(): void {
     this.#socket.cork();
     this.#send();

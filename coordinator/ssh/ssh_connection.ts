@@ -295,7 +295,7 @@ export class SshConnection {
     }
   }
 
-  /** ssh2 writes each packet in three pieces, and what comes in one piece may be many packets: all that leaves for it does so in one call. */
+  /** ssh2 writes each packet in pieces, and what comes at once may be many packets: all that leaves for it does so in one call. */
   #gather(): void {
     if (this.#isGathering) return;
     this.#isGathering = true;
