@@ -4,7 +4,7 @@
  * only of the flow that goes on without it. The marks of a switch pass nothing, and count for all.
  *
  * What is missing may be any flow's. So at the change of a leg a flow waits for all that was sent before its own frame, as long as a lost
- * frame may be waited for.
+ * frame may be waited for; what begins later does not.
  */
 import type { ReplayWindow } from "../../shared/session/replay_window.ts";
 import { after, earliest, type Instant } from "../../shared/time.ts";
@@ -46,8 +46,8 @@ export class FlowOrder {
   /** Of all frames: follows the newest, which came by this leg. */
   #newest = 0;
   #leg: Leg = 0;
-  /** The same at the beginning: a flow that has nothing on its way goes on from there. */
-  #base = { newest: 0, leg: 0 };
+  /** The same when another leg took over: what was sent before may still come by this one. */
+  #change: { readonly newest: number; readonly leg: Leg; readonly at: Instant } | undefined;
   /** Of a path whose fence has not come. */
   #begin: number | undefined;
   #givenUp = 0;
@@ -81,7 +81,7 @@ export class FlowOrder {
   /** See CounterOrder. */
   start(now: Instant, isAfterPause = false): void {
     if (this.#active === undefined) {
-      this.#base = { newest: this.#newest, leg: this.#leg };
+      this.#change = undefined;
       for (const [number, { order, at }] of this.#lanes) {
         if (now - at <= IN_FLIGHT_MS && !isAfterPause) continue;
         this.#givenUp += order.gapsGivenUp;
@@ -103,12 +103,12 @@ export class FlowOrder {
   ): readonly Uint8Array[] | undefined {
     // Outside of a change it is enough to know what has come of each flow that may have been passed by another.
     if (this.#active === undefined && (leg < FIRST_RELAY_LEG || start === end)) {
-      this.#note(counter, leg);
+      this.#note(counter, leg, now);
       return undefined;
     }
     if (start === end) return this.#acceptMark(counter, leg, now);
-    this.#note(counter, leg);
-    const lane = this.#laneOf(this.#numberOf(bytes, start, end), now);
+    this.#note(counter, leg, now);
+    const lane = this.#laneOf(this.#numberOf(bytes, start, end), counter, leg, now);
     lane.at = now;
     const own = lane.order.accept(counter, leg, bytes, start, end, now);
     if (this.#active === undefined) return own;
@@ -147,30 +147,38 @@ export class FlowOrder {
   }
 
   #acceptMark(counter: number, leg: Leg, now: Instant): readonly Uint8Array[] {
-    this.#note(counter, leg);
+    this.#note(counter, leg, now);
     return this.#handleAll((order) => order.accept(counter, leg, EMPTY, 0, 0, now) ?? NOTHING);
   }
 
-  #note(counter: number, leg: Leg): void {
+  #note(counter: number, leg: Leg, now: Instant): void {
     if (counter < this.#newest) return;
     // Nothing is waited for that was sent before the first frame after a pause.
-    if (this.#active?.isAfterPause === true && this.#lanes.size === 0) this.#base = { newest: counter, leg };
+    const isFirst = this.#active?.isAfterPause === true && this.#lanes.size === 0;
+    if (leg !== this.#leg && this.#active !== undefined && !isFirst && !this.#isChanging(now)) {
+      this.#change = { newest: this.#newest, leg: this.#leg, at: now };
+    }
     this.#newest = counter + 1;
     this.#leg = leg;
   }
 
+  #isChanging(now: Instant): boolean {
+    return this.#change !== undefined && now - this.#change.at <= IN_FLIGHT_MS;
+  }
+
   /**
-   * A flow of which nothing has come lately goes on from what had come of all of them. If its first frame was passed by others and is still on
-   * its way, it may come behind its second: to wait for all that may be lost would cost every new flow more.
+   * A flow of which nothing has come lately waits for what may have been sent before it only just after a change. If its first frame was passed
+   * by others and is still on its way, it may come behind its second: to wait for all that may be lost would cost every new flow more.
    */
-  #laneOf(number: number, now: Instant): Lane {
+  #laneOf(number: number, counter: number, leg: Leg, now: Instant): Lane {
     const known = this.#lanes.get(number);
     if (known !== undefined) return known;
     const order = new CounterOrder(this.#window);
-    const { newest, leg } = this.#base;
     if (this.#active !== undefined) {
-      if (newest > 0) order.accept(newest - 1, leg, EMPTY, 0, 0, now);
-      order.start(this.#active.at, newest === 0 && this.#active.isAfterPause);
+      const before = this.#isChanging(now) ? this.#change : undefined;
+      const newest = before?.newest ?? counter;
+      if (newest > 0) order.accept(newest - 1, before?.leg ?? leg, EMPTY, 0, 0, now);
+      order.start(this.#active.at, newest === 0);
       if (this.#begin !== undefined) order.awaitFence(this.#begin);
     }
     const lane = { order, at: now };

@@ -33,10 +33,10 @@ function orderOf() {
   const take = (all: readonly Uint8Array[]): void => {
     for (const bytes of all) delivered.push({ flow: flowOf(bytes), counter: counterOf(bytes) });
   };
-  const receive = (leg: number, flow: number, counter: number, isData = true): void => {
+  const receive = (leg: number, flow: number, counter: number, isData = true, now = T0): void => {
     window.accept(counter);
     const bytes = plaintext(flow, counter);
-    if (isData) take(order.accept(counter, leg, bytes, 0, bytes.length, T0) ?? [bytes]);
+    if (isData) take(order.accept(counter, leg, bytes, 0, bytes.length, now) ?? [bytes]);
     else take(order.handleOther());
   };
   return { order, window, receive, take, delivered };
@@ -78,6 +78,17 @@ describe("at a change of our own leg", () => {
     expect(delivered).toHaveLength(1);
     take(order.overdue(after(T0, 400)));
     expect(delivered.map(({ counter }) => counter)).toEqual([0, 2]);
+  });
+
+  test("a flow that begins a while after it waits for nothing, whatever has been lost", () => {
+    const { order, receive, delivered } = orderOf();
+    receive(OLD, BULK, 0);
+    order.start(T0);
+    receive(NEW, BULK, 1);
+    receive(NEW, BULK, 3, true, after(T0, 300));
+    receive(NEW, PING, 5, true, after(T0, 301));
+    receive(NEW, PING, 7, true, after(T0, 302));
+    expect(delivered.map(({ counter }) => counter)).toEqual([0, 1, 3, 5, 7]);
   });
 
   test("pieces of a run are of the flow that its first piece tells", () => {
