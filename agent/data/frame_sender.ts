@@ -114,9 +114,7 @@ export class FrameSender {
 
   sendPacket(peer: DataPeer, epoch: Epoch, path: PathRef, packet: OutgoingPacket, now: Instant): void {
     const { bytes, start, end, segmentBytes } = packet;
-    if (path.leg >= FIRST_RELAY_LEG) {
-      this.#lane = laneOf(flowHash(bytes, start, end, this.#flowKey) % FLOWS, this.#packets++);
-    }
+    if (path.leg >= FIRST_RELAY_LEG) this.#noteFlow(bytes, start, end);
     const headers = this.#headers;
     const isUnfinished = segmentBytes !== undefined && headers.parse(bytes, start, end);
     const fits = end - start + FRAME_OVERHEAD_BYTES <= peer.mtu;
@@ -138,6 +136,10 @@ export class FrameSender {
         );
       });
     }
+  }
+
+  #noteFlow(bytes: Uint8Array, start: number, end: number): void {
+    this.#lane = laneOf(flowHash(bytes, start, end, this.#flowKey) % FLOWS, this.#packets++);
   }
 
   #sendRun(peer: DataPeer, epoch: Epoch, path: PathRef, packet: OutgoingPacket, now: Instant): void {
