@@ -9,7 +9,8 @@
 import { after, earliest, type Instant } from "../../shared/time.ts";
 import type { AckRange } from "../../shared/wire/stream.ts";
 import { MAX_ACK_DELAY_MS } from "./ack_tracker.ts";
-import { Cubic } from "./cubic.ts";
+import { Bbr } from "./bbr.ts";
+import { DeliveryRate, type SentState } from "./delivery_rate.ts";
 import { Pacer } from "./pacer.ts";
 import { GRANULARITY_MS, RoundTrip } from "./rtt.ts";
 
@@ -21,7 +22,7 @@ const MAX_PACKET_THRESHOLD = 2000;
 /** RFC 9002 §7.6.1. */
 const PERSISTENT_CONGESTION_PERIODS = 3;
 /** The ladder finds another path in a second or two: probes must be there when it has. */
-const MAX_PROBE_INTERVAL_MS = 2000;
+const MAX_PROBE_INTERVAL_MS = 1000;
 const PROBES = 2;
 /** Frames taken for lost that are remembered, in case they arrive after all. */
 const MAX_REMEMBERED_LOST = 4096;
@@ -43,11 +44,13 @@ export interface SentFrame<Record> {
   readonly bytes: number;
   readonly records: readonly Record[];
   readonly generation: Generation;
+  readonly state: SentState;
 }
 
 interface Generation {
   readonly rtt: RoundTrip;
-  readonly cubic: Cubic;
+  readonly bbr: Bbr;
+  readonly delivery: DeliveryRate;
   readonly pacer: Pacer;
   inFlight: number;
   largestAcked: number;
@@ -76,6 +79,8 @@ export class Recovery<Record> {
   #current: Generation = createGeneration(undefined, 1280, 0);
   #segmentBytes = 1280;
   #newest = -1;
+  /** The peer's last word on what it has: acks say most of it again. */
+  #told: readonly AckRange[] = [];
   #lastSentAt: Instant | undefined;
   #probeCount = 0;
   #probesWanted = 0;
@@ -93,7 +98,7 @@ export class Recovery<Record> {
   }
 
   get windowBytes(): number {
-    return this.#current.cubic.windowBytes;
+    return this.#current.bbr.windowBytes;
   }
 
   get inFlightBytes(): number {
@@ -111,7 +116,7 @@ export class Recovery<Record> {
 
   /** Does the window have room? */
   get hasRoom(): boolean {
-    return this.#current.inFlight + this.#segmentBytes <= this.#current.cubic.windowBytes;
+    return this.#current.inFlight + this.#segmentBytes <= this.#current.bbr.windowBytes;
   }
 
   isPaced(now: Instant): boolean {
@@ -125,10 +130,10 @@ export class Recovery<Record> {
   /** Traffic moves to another path. The rate goes on as it was until the new path shows what it can do. */
   handlePath(expectedMs: number | undefined, segmentBytes: number, now: Instant): void {
     const before = this.#current;
-    const rate = before.rtt.hasSample ? before.cubic.windowBytes / Math.max(1, before.rtt.smoothedMs) : 0;
+    const rate = before.rtt.hasSample ? before.bbr.rate : 0;
     const expected = expectedMs ?? (before.rtt.hasSample ? before.rtt.smoothedMs : undefined);
     this.#segmentBytes = segmentBytes;
-    this.#current = createGeneration(expected, segmentBytes, rate * (expected ?? 0));
+    this.#current = createGeneration(expected, segmentBytes, rate);
     this.#probeCount = 0;
     // Whatever was under way may have gone down with the old path: something must bring an answer soon.
     if (this.#sent.size > 0) this.#probe();
@@ -144,7 +149,8 @@ export class Recovery<Record> {
   /** A frame has left that wants an ack. */
   handleSent(number: number, bytes: number, records: readonly Record[], now: Instant): void {
     const generation = this.#current;
-    this.#sent.set(number, { number, sentAt: now, bytes, records, generation });
+    const state = generation.delivery.handleSent(generation.inFlight, now);
+    this.#sent.set(number, { number, sentAt: now, bytes, records, generation, state });
     this.#newest = number;
     this.#lastSentAt = now;
     generation.inFlight += bytes;
@@ -152,10 +158,14 @@ export class Recovery<Record> {
     if (this.#probesWanted > 0) this.#probesWanted--;
   }
 
+  /** Everything there is has left, and there was room for more. */
+  handleNothingToSend(): void {
+    this.#current.delivery.handleNothingToSend(this.#current.inFlight);
+  }
+
   handleAck(ranges: readonly AckRange[], delayMs: number, now: Instant): void {
-    const inFlightBefore = this.#current.inFlight;
-    const acked = this.#takeAcked(ranges);
-    this.#forgiveLosses(ranges, now);
+    const { acked, forgiven } = this.#takeAcked(ranges);
+    this.#forgiveLosses(forgiven, now);
     const last = acked[0];
     if (last === undefined) return;
     const { generation } = last;
@@ -164,10 +174,9 @@ export class Recovery<Record> {
     this.#probesWanted = 0;
     if (generation === this.#current && last.number === ranges[0]?.high) {
       generation.rtt.add(Math.max(0.01, now - last.sentAt), Math.min(delayMs, MAX_ACK_DELAY_MS), now);
-      generation.cubic.handleSample(generation.rtt.latestMs, last.number, this.#newest);
     }
     this.#detectLosses(now, hadProbed);
-    this.#growWindow(acked, inFlightBefore, now);
+    this.#updateModel(acked, now);
     this.#updatePacer(now);
     for (const frame of acked) for (const record of frame.records) this.#events.handleAcked(record);
   }
@@ -205,41 +214,53 @@ export class Recovery<Record> {
     return after(this.#lastSentAt, Math.min(interval, Math.max(MAX_PROBE_INTERVAL_MS, rtt.probeTimeoutMs)));
   }
 
-  /** From the highest down. */
-  #takeAcked(ranges: readonly AckRange[]): SentFrame<Record>[] {
+  /** What has arrived, and what has although it was taken for lost; each from the highest down. */
+  #takeAcked(ranges: readonly AckRange[]): { acked: SentFrame<Record>[]; forgiven: SentFrame<Record>[] } {
     const acked: SentFrame<Record>[] = [];
-    const oldest = this.#sent.keys().next();
-    if (oldest.done === true) return acked;
-    for (const { low, high } of ranges) {
-      if (high < oldest.value) break;
-      for (let number = Math.min(high, this.#newest); number >= Math.max(low, oldest.value); number--) {
+    const forgiven: SentFrame<Record>[] = [];
+    const oldest = Math.min(firstKey(this.#sent), firstKey(this.#lost));
+    for (const { low, high } of freshRanges(ranges, this.#told)) {
+      for (let number = Math.min(high, this.#newest); number >= Math.max(low, oldest); number--) {
         const frame = this.#sent.get(number);
-        if (frame === undefined) continue;
+        if (frame === undefined) {
+          const lost = this.#lost.get(number);
+          if (lost !== undefined) forgiven.push(lost.frame);
+          continue;
+        }
         this.#sent.delete(number);
         frame.generation.inFlight -= frame.bytes;
-        countEnd(frame.generation, false);
+        countEnd(frame, false);
         frame.generation.largestAcked = Math.max(frame.generation.largestAcked, number);
         acked.push(frame);
       }
     }
-    return acked;
+    this.#told = ranges;
+    return { acked, forgiven };
   }
 
-  #growWindow(acked: readonly SentFrame<Record>[], inFlightBefore: number, now: Instant): void {
-    const { cubic, rtt, reducedUpTo } = this.#current;
+  #updateModel(acked: readonly SentFrame<Record>[], now: Instant): void {
+    const { bbr, delivery, rtt, inFlight } = this.#current;
     let bytes = 0;
+    let newest: SentFrame<Record> | undefined;
     for (const frame of acked) {
-      if (frame.generation === this.#current && frame.number > reducedUpTo) bytes += frame.bytes;
+      if (frame.generation !== this.#current) continue;
+      newest ??= frame;
+      bytes += frame.bytes;
     }
-    if (bytes === 0) return;
-    // A burst that filled half of the window shows in slow start that it is the limit, as Linux has it.
-    const share = cubic.isInSlowStart ? 0.5 : 0.8;
-    cubic.handleAcked(bytes, rtt.smoothedMs, inFlightBefore >= share * cubic.windowBytes, now);
+    if (newest === undefined) return;
+    const sample = delivery.handleAcked(bytes, newest.state, newest.sentAt, rtt.minimumMs, now);
+    const view = {
+      smoothedMs: rtt.smoothedMs,
+      minimumMs: rtt.minimumMs,
+      minimumAgeMs: rtt.minimumAgeMs(now),
+      inFlight,
+      hasQueue: hasQueue(rtt),
+    };
+    bbr.handleAcked(bytes, delivery.delivered, sample, view, now);
   }
 
   #updatePacer(now: Instant): void {
-    const { cubic, pacer, rtt } = this.#current;
-    pacer.update(cubic.windowBytes, rtt.smoothedMs, cubic.isInSlowStart, now);
+    this.#current.pacer.update(this.#current.bbr.pacingRate, now);
   }
 
   /** @param hadProbed whether this follows several probes without an answer */
@@ -263,29 +284,26 @@ export class Recovery<Record> {
 
   #lose(lost: readonly SentFrame<Record>[], hadProbed: boolean, now: Instant): void {
     const current = this.#current;
+    const { inFlight } = current;
     let oldest: Instant | undefined;
     let newest: Instant | undefined;
     for (const frame of lost) {
       this.losses++;
       this.#sent.delete(frame.number);
       frame.generation.inFlight -= frame.bytes;
-      countEnd(frame.generation, true);
+      countEnd(frame, true);
       this.#lost.set(frame.number, { frame, at: now });
       if (frame.generation === current) {
         oldest ??= frame.sentAt;
         newest = frame.sentAt;
-        if (frame.number > current.reducedUpTo && !isRandomLoss(current)) {
-          current.cubic.handleCongestion();
-          current.reducedUpTo = this.#newest;
-          current.lostInReduction = 0;
-        }
+        if (frame.number > current.reducedUpTo) this.#judgeLoss(inFlight);
         if (frame.number <= current.reducedUpTo) current.lostInReduction++;
       }
       for (const record of frame.records) this.#events.handleLost(record);
     }
     const periodMs = current.rtt.probeTimeoutMs + MAX_ACK_DELAY_MS;
     if (hadProbed && oldest !== undefined && newest !== undefined) {
-      if (newest - oldest > PERSISTENT_CONGESTION_PERIODS * periodMs) current.cubic.handlePersistentCongestion();
+      if (newest - oldest > PERSISTENT_CONGESTION_PERIODS * periodMs) current.bbr.handlePersistentCongestion();
     }
     for (const [number, { at }] of this.#lost) {
       if (this.#lost.size <= MAX_REMEMBERED_LOST && now - at < REMEMBER_LOST_PERIODS * periodMs) break;
@@ -294,11 +312,23 @@ export class Recovery<Record> {
     this.#updatePacer(now);
   }
 
+  /** Is the loss of a frame a sign of congestion? */
+  #judgeLoss(inFlight: number): void {
+    const current = this.#current;
+    const isHeavy = isHeavyLoss(current);
+    if (!isHeavy && !hasQueue(current.rtt)) return;
+    current.bbr.handleCongestion(isHeavy, inFlight);
+    current.reducedUpTo = this.#newest;
+    current.lostInReduction = 0;
+    // What has been lost up to here has had its effect.
+    current.ended = 0;
+    current.lost = 0;
+  }
+
   /** Frames that have arrived although they were taken for lost. */
-  #forgiveLosses(ranges: readonly AckRange[], now: Instant): void {
-    if (this.#lost.size === 0) return;
-    for (const [number, { frame }] of this.#lost) {
-      if (!ranges.some(({ low, high }) => low <= number && number <= high)) continue;
+  #forgiveLosses(frames: readonly SentFrame<Record>[], now: Instant): void {
+    for (const frame of frames) {
+      const { number } = frame;
       this.#lost.delete(number);
       this.spuriousLosses++;
       const { generation } = frame;
@@ -310,14 +340,37 @@ export class Recovery<Record> {
       );
       generation.timeThreshold = Math.min(MAX_TIME_THRESHOLD, generation.timeThreshold + 0.125);
       if (number <= generation.reducedUpTo && --generation.lostInReduction === 0) {
-        generation.cubic.undoCongestion();
+        generation.bbr.undoCongestion();
         this.#updatePacer(now);
       }
     }
   }
 }
 
-function countEnd(generation: Generation, isLost: boolean): void {
+/** Frames are sent and, but for those of earlier paths, lost in the order of their numbers. */
+const firstKey = (map: ReadonlyMap<number, unknown>): number => map.keys().next().value ?? Number.POSITIVE_INFINITY;
+
+/** What the ranges say beyond those of the last ack; both from the highest down. */
+function* freshRanges(ranges: readonly AckRange[], told: readonly AckRange[]): Generator<AckRange> {
+  let index = 0;
+  for (const { low, high } of ranges) {
+    let top = high;
+    while (top >= low) {
+      while ((told[index]?.low ?? -1) > top) index++;
+      const known = told[index];
+      if (known === undefined || known.high < low) {
+        yield { low, high: top };
+        break;
+      }
+      if (known.high < top) yield { low: known.high + 1, high: top };
+      top = known.low - 1;
+    }
+  }
+}
+
+/** Frames that left before the last reduction say nothing about what came of it. */
+function countEnd({ number, generation }: SentFrame<unknown>, isLost: boolean): void {
+  if (number <= generation.reducedUpTo) return;
   generation.ended++;
   if (isLost) generation.lost++;
   if (generation.ended < LOSS_FRAMES) return;
@@ -325,17 +378,17 @@ function countEnd(generation: Generation, isLost: boolean): void {
   generation.lost /= 2;
 }
 
-/** Is a loss on this path no sign of congestion? */
-function isRandomLoss({ rtt, ended, lost }: Generation): boolean {
-  if (rtt.queueMs > Math.max(QUEUE_MS, QUEUE_SHARE * rtt.minimumMs)) return false;
-  // A few frames more, so that the first loss of all is not a share of one.
-  return lost <= RANDOM_LOSS_SHARE * (ended + LOSS_FRAMES / 8);
-}
+const hasQueue = ({ queueMs, minimumMs }: RoundTrip): boolean => queueMs > Math.max(QUEUE_MS, QUEUE_SHARE * minimumMs);
 
-function createGeneration(expectedMs: number | undefined, segmentBytes: number, startBytes: number): Generation {
+/** A few frames more, so that the first loss of all is not a share of one. */
+const isHeavyLoss = ({ ended, lost }: Generation): boolean => lost > RANDOM_LOSS_SHARE * (ended + LOSS_FRAMES / 4);
+
+function createGeneration(expectedMs: number | undefined, segmentBytes: number, startRate: number): Generation {
+  const rtt = new RoundTrip(expectedMs);
   return {
-    rtt: new RoundTrip(expectedMs),
-    cubic: new Cubic(segmentBytes, startBytes),
+    rtt,
+    bbr: new Bbr(segmentBytes, rtt.smoothedMs, startRate),
+    delivery: new DeliveryRate(),
     pacer: new Pacer(),
     inFlight: 0,
     largestAcked: -1,

@@ -8,13 +8,21 @@ const INITIAL_RTT_MS = 333;
  * now and then takes a few milliseconds more.
  */
 export const GRANULARITY_MS = 5;
+/** The least round trip is that of the present span of so long and of the one before: a route may have become longer. */
+const MINIMUM_SPAN_MS = 5000;
+/** A sample so near to the least confirms it. */
+const SAME_MS = 1;
+const SAME_SHARE = 1 / 32;
 /** A queue that is there for so long, or a round trip, is one. */
 const QUEUE_WINDOW_MS = 50;
 
 export class RoundTrip {
   #smoothedMs: number;
   #variationMs: number;
-  #minimumMs = Number.POSITIVE_INFINITY;
+  #spanMs = Number.POSITIVE_INFINITY;
+  #lastSpanMs: number;
+  #spanEndsAt: Instant | undefined;
+  #minimumAt: Instant | undefined;
   #latestMs: number;
   #hasSample = false;
   /** The least of the present window of time and of the one before. */
@@ -28,6 +36,8 @@ export class RoundTrip {
     this.#smoothedMs = initial;
     this.#latestMs = initial;
     this.#variationMs = initial / 2;
+    // Measured before there was much on the way: who comes to a line with a queue would not know of it.
+    this.#lastSpanMs = expectedMs === undefined ? Number.POSITIVE_INFINITY : Math.max(expectedMs, 0.1);
   }
 
   get hasSample(): boolean {
@@ -39,14 +49,20 @@ export class RoundTrip {
   }
 
   get minimumMs(): number {
-    return Number.isFinite(this.#minimumMs) ? this.#minimumMs : this.#smoothedMs;
+    const minimumMs = Math.min(this.#spanMs, this.#lastSpanMs);
+    return Number.isFinite(minimumMs) ? minimumMs : this.#smoothedMs;
+  }
+
+  /** How long ago a sample was the least, or nearly so. */
+  minimumAgeMs(now: Instant): number {
+    return this.#minimumAt === undefined ? 0 : now - this.#minimumAt;
   }
 
   get latestMs(): number {
     return this.#latestMs;
   }
 
-  /** How much longer every recent sample took than the least ever: a queue that stands. One late sample is none (RFC 8289 §3.2). */
+  /** How much longer every recent sample took than the least: a queue that stands. One late sample is none (RFC 8289 §3.2). */
   get queueMs(): number {
     const recent = Math.min(this.#windowMs, this.#lastWindowMs);
     return Number.isFinite(recent) ? recent - this.minimumMs : 0;
@@ -64,9 +80,9 @@ export class RoundTrip {
 
   /** @param delayMs how long the receiver kept the ack back */
   add(sampleMs: number, delayMs: number, now: Instant): void {
-    this.#minimumMs = Math.min(this.#minimumMs, sampleMs);
-    // The delay is the peer's word: it never takes the sample below the least ever seen (§5.3).
-    const adjusted = sampleMs - delayMs >= this.#minimumMs ? sampleMs - delayMs : sampleMs;
+    this.#addMinimum(sampleMs, now);
+    // The delay is the peer's word: it never takes the sample below the least seen (§5.3).
+    const adjusted = sampleMs - delayMs >= this.minimumMs ? sampleMs - delayMs : sampleMs;
     this.#latestMs = adjusted;
     if (this.#windowEndsAt === undefined || now >= this.#windowEndsAt) {
       this.#windowEndsAt = after(now, Math.max(QUEUE_WINDOW_MS, this.#smoothedMs));
@@ -81,5 +97,15 @@ export class RoundTrip {
     }
     this.#variationMs = 0.75 * this.#variationMs + 0.25 * Math.abs(this.#smoothedMs - adjusted);
     this.#smoothedMs = 0.875 * this.#smoothedMs + 0.125 * adjusted;
+  }
+
+  #addMinimum(sampleMs: number, now: Instant): void {
+    if (this.#spanEndsAt === undefined || now >= this.#spanEndsAt) {
+      if (this.#spanEndsAt !== undefined) this.#lastSpanMs = this.#spanMs;
+      this.#spanMs = sampleMs;
+      this.#spanEndsAt = after(now, MINIMUM_SPAN_MS);
+    } else this.#spanMs = Math.min(this.#spanMs, sampleMs);
+    this.#minimumAt ??= now;
+    if (sampleMs <= this.minimumMs + Math.max(SAME_MS, SAME_SHARE * this.minimumMs)) this.#minimumAt = now;
   }
 }

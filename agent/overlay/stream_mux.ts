@@ -305,6 +305,7 @@ export class StreamMux {
       const isProbe = this.#recovery.probesWanted > 0;
       const maySend = isProbe || (this.#recovery.hasRoom && !this.#recovery.isPaced(this.#now));
       const hasContent = this.#hasContent;
+      if (maySend && !hasContent) this.#recovery.handleNothingToSend();
       if (!this.#acks.isDue(this.#now) && !isProbe && !(maySend && hasContent)) break;
       this.#writeFrame(this.#path.frameBytes, maySend && hasContent, isProbe);
     }

@@ -1,6 +1,7 @@
 /**
  * Two stream machines in virtual time with a network between them: delay, jitter, loss, duplication, a bottleneck with a queue, black
- * holes. Each end has a simple program that writes and reads as the test says; what arrives is compared byte by byte.
+ * holes, hosts that are busy with something else. Each end has a simple program that writes and reads as the test says; what arrives is
+ * compared byte by byte. Two pairs may share a line.
  */
 import { batchEntries, BatchWriter } from "../../../../shared/batch.ts";
 import type { CloseCode, MuxAction, StreamId, StreamPath } from "../../../../agent/overlay/contract.ts";
@@ -19,6 +20,9 @@ export interface Conditions {
   /** Bytes that may wait for the bottleneck. */
   queueBytes: number;
   isDown: boolean;
+  /** Every so often, on the average, a host does nothing for up to so long; 0: never. */
+  stallEveryMs: number;
+  stallMs: number;
 }
 
 export const PERFECT: Conditions = {
@@ -29,7 +33,33 @@ export const PERFECT: Conditions = {
   rate: 0,
   queueBytes: 256 * 1024,
   isDown: false,
+  stallEveryMs: 0,
+  stallMs: 0,
 };
+
+/** The bottlenecks of both directions, and how long frames have waited for the one that leads to the right. */
+export class Line {
+  readonly clock = new VirtualClock();
+  readonly #freeAt = { there: 0, back: 0 };
+  #waitsMs: number[] = [];
+
+  /** How long this many bytes wait and take; undefined: there is no room for them. */
+  pass(direction: "there" | "back", bytes: number, rate: number, queueBytes: number): number | undefined {
+    const freeAt = Math.max(this.clock.now, this.#freeAt[direction]);
+    const waitMs = freeAt - this.clock.now;
+    if (waitMs * rate > queueBytes) return undefined;
+    this.#freeAt[direction] = freeAt + bytes / rate;
+    if (direction === "there") this.#waitsMs.push(waitMs);
+    return waitMs + bytes / rate;
+  }
+
+  /** Of what passed since the last call, so many percent waited no longer than this. */
+  takeWaitMs(...percents: readonly number[]): number[] {
+    const sorted = this.#waitsMs.toSorted((a, b) => a - b);
+    this.#waitsMs = [];
+    return percents.map((percent) => sorted[Math.floor((sorted.length * percent) / 100)] ?? 0);
+  }
+}
 
 /** Bytes of one stream that arrived, checked against what its sender is known to write. */
 export interface Arrival {
@@ -73,6 +103,8 @@ export class End {
   #wakeAt = Number.POSITIVE_INFINITY;
   framesSent = 0;
   bytesSent = 0;
+  /** The host is busy until then. */
+  stalledUntil = 0;
 
   constructor(pair: Pair) {
     this.#pair = pair;
@@ -223,7 +255,7 @@ export class End {
     this.#wakeAt = deadline;
     // A real timer of a millisecond.
     const delay = Math.max(0.01, Math.ceil(deadline - this.#pair.clock.now));
-    this.#pair.clock.after(delay, () => {
+    this.#pair.clock.after(Math.max(delay, this.stalledUntil - this.#pair.clock.now), () => {
       if (this.#wakeAt !== deadline) return;
       this.#wakeAt = Number.POSITIVE_INFINITY;
       this.run((now) => this.mux.handleTimeout(now));
@@ -232,21 +264,23 @@ export class End {
 }
 
 export class Pair {
-  readonly clock = new VirtualClock();
+  readonly line: Line;
+  readonly clock: VirtualClock;
   readonly random: SeededRandom;
   readonly conditions: Conditions;
   readonly left: End;
   right: End;
-  /** When the bottleneck of each direction is free. */
-  readonly #freeAt = new Map<End, number>();
   dropped = 0;
 
-  constructor(seed: number, conditions: Partial<Conditions> = {}) {
+  constructor(seed: number, conditions: Partial<Conditions> = {}, line: Line = new Line()) {
+    this.line = line;
+    this.clock = line.clock;
     this.random = new SeededRandom(seed);
     this.conditions = { ...PERFECT, ...conditions };
     this.left = new End(this);
     this.right = new End(this);
     this.setPath();
+    if (this.conditions.stallEveryMs > 0) this.#stallSometimes();
   }
 
   /** Gives both ends this path, or a change of it. */
@@ -275,22 +309,37 @@ export class Pair {
       }
       let waitMs = 0;
       if (conditions.rate > 0) {
-        const freeAt = Math.max(this.clock.now, this.#freeAt.get(from) ?? 0);
-        if ((freeAt - this.clock.now) * conditions.rate > conditions.queueBytes) {
+        const direction = from === this.left ? "there" : "back";
+        const passMs = this.line.pass(direction, frame.length, conditions.rate, conditions.queueBytes);
+        if (passMs === undefined) {
           this.dropped++;
           continue;
         }
-        waitMs = freeAt + frame.length / conditions.rate - this.clock.now;
-        this.#freeAt.set(from, this.clock.now + waitMs);
+        waitMs = passMs;
       }
       const delayMs = waitMs + conditions.delayMs + random.next() * conditions.jitterMs;
-      this.clock.after(delayMs, () => {
-        const to = from === this.left ? this.right : this.left;
-        const batch = new BatchWriter(frame.length + 2);
-        batch.push(frame);
-        to.run((now) => to.mux.handleFrames(batch.take(), now));
-      });
+      this.clock.after(delayMs, () => this.#arrive(from === this.left ? this.right : this.left, frame));
     }
+  }
+
+  #arrive(to: End, frame: Uint8Array): void {
+    const stalledMs = to.stalledUntil - this.clock.now;
+    if (stalledMs > 0) {
+      this.clock.after(stalledMs, () => this.#arrive(to, frame));
+      return;
+    }
+    const batch = new BatchWriter(frame.length + 2);
+    batch.push(frame);
+    to.run((now) => to.mux.handleFrames(batch.take(), now));
+  }
+
+  #stallSometimes(): void {
+    const { stallEveryMs, stallMs } = this.conditions;
+    this.clock.after(2 * this.random.next() * stallEveryMs, () => {
+      const end = this.random.chance(50) ? this.left : this.right;
+      end.stalledUntil = this.clock.now + this.random.next() * stallMs;
+      this.#stallSometimes();
+    });
   }
 
   /** Runs until `done`, or for so long. Returns the virtual time it took. */
