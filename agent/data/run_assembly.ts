@@ -25,8 +25,8 @@ const WAIT_MS = 2;
 const IDLE_MS = 1000;
 /** Runs whose headers are remembered for late pieces. */
 const REMEMBERED_RUNS = 4;
-/** Stretches with holes between them; more means a network that loses every other frame, or a hostile peer. */
-const MAX_STRETCHES = 32;
+/** Stretches with holes between them: as many as a run has in frames of 300 bytes of which every other one is lost. */
+const MAX_STRETCHES = 256;
 const MAX_PACKET_BYTES = 65_535;
 /** Smaller segments are more work for our kernel than they are worth; Linux has no MSS below 48, and nobody uses that. */
 export const MIN_SEGMENT_BYTES = 64;
@@ -88,8 +88,10 @@ export class RunAssembly {
     const place = this.#splitBody(run, bytes, body, end, offset);
     if (place < 0) return false;
     const length = Math.min(total - offset, end - place);
-    if (length === 0) return true;
     const { headers, isKnown } = run;
+    // What could not go without headers can now.
+    if (isKnown && this.#stretches > 0 && run === this.#runs[this.#current]) this.#since ??= now;
+    if (length === 0) return true;
     if (isKnown && headers.bytes + total > MAX_PACKET_BYTES) return false;
     if (run !== this.#runs[this.#current]) return this.#deliverLate(run, bytes, place, length, offset);
     if (this.#stretches === MAX_STRETCHES) this.flush();

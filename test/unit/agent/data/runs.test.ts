@@ -240,6 +240,32 @@ describe("any loss, order and duplication of frames", () => {
     );
   });
 
+  test.each([
+    ["every other frame", (index: number) => index % 2 === 0],
+    ["the first frame", (index: number) => index === 0],
+  ])("costs no more where %s is lost, and the headers come last", (_, isLost) => {
+    const mtu = 300;
+    const { a, b } = makePair({ mtu });
+    tellOfHoles(b, a);
+    // The last segment leaves no room for the headers, which have the last frame for themselves.
+    const payload = countingBytes(59_650);
+    send(a, { ...between("fd00:"), protocol: "tcp", payload, segmentBytes: 330, sequence: 0 });
+    const frames = a.world.take();
+    const last = frames.length - 1;
+    expect(frames.length).toBeGreaterThan(300);
+    const arriving = frames.filter((_frame, index) => index === last || !isLost(index));
+    carry(a, b, arriving.slice(0, -1));
+    b.plane.handleTimeout(after(T0, 2));
+    carry(a, b, arriving.slice(-1), after(T0, 3));
+    b.plane.handleTimeout(after(T0, 5));
+    const got = new Uint8Array(payload.length);
+    for (const part of b.world.delivered.map(readPart)) mark(got, part, payload, 0);
+    const missing = payload.length - got.reduce((sum, times) => sum + times, 0);
+    expect(got.every((times) => times <= 1)).toBe(true);
+    expect(missing).toBeGreaterThan(0);
+    expect(missing).toBeLessThanOrEqual((frames.length - arriving.length) * (mtu - FRAME_OVERHEAD));
+  });
+
   test("of UDP costs whole datagrams, and those that arrive are as they were sent", () => {
     fc.assert(
       fc.property(
