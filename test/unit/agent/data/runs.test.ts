@@ -290,10 +290,16 @@ describe("any loss, order and duplication of frames", () => {
             }
           }
           b.plane.handleTimeout(after(now, 3));
-          const sent = new Set<string>();
-          for (let at = 0; at < length; at += segmentBytes) sent.add(payload.subarray(at, at + segmentBytes).join());
-          for (const part of b.world.delivered.map(readPart)) expect(sent.delete(part.payload.join())).toBe(true);
-          if (lost === 0) expect(sent.size).toBe(0);
+          // Some sizes are steps after which the bytes come again: two datagrams may be alike.
+          const missing = new Map<string, number>();
+          const count = (datagram: Uint8Array, times: number): number => {
+            const left = (missing.get(datagram.join()) ?? 0) + times;
+            missing.set(datagram.join(), left);
+            return left;
+          };
+          for (let at = 0; at < length; at += segmentBytes) count(payload.subarray(at, at + segmentBytes), 1);
+          for (const part of b.world.delivered.map(readPart)) expect(count(part.payload, -1)).toBeGreaterThanOrEqual(0);
+          if (lost === 0) expect(new Set(missing.values())).toEqual(new Set([0]));
         },
       ),
       { numRuns: 200 },
